@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 DATASET ?= movielens-1m
-MODEL  ?= flagship-$(DATASET)
 
 # The part of the suite that needs neither servers nor training: seconds, for use while editing.
 FAST    = tests/contract tests/core tests/metrics tests/episodes tests/inference/ranking tests/models/functional \
@@ -51,9 +50,8 @@ methods: $(VENV)/.installed   ## every method that serves DATASET in one table, 
 methods-full: $(VENV)/.installed   ## the same by the recipes as they are, three seeds, every baseline: a night
 	$(BIN)/recsys-meta compare --dataset $(DATASET) --learners all --seeds 3 --json benchmarks/results/$(DATASET)-methods.json
 
-bench: $(VENV)/.installed   ## benchmarks of one newcomer and of drawing episodes
-	$(BIN)/recsys-meta bench newcomer $(MODEL) --json benchmarks/results/newcomer.json
-	$(BIN)/recsys-meta bench episodes $(DATASET) --json benchmarks/results/episodes.json
+bench: $(VENV)/.installed   ## one table of speed and memory: training, preparing, adapting, batches, HTTP, roofline
+	$(BIN)/python -m benchmarks.bench_suite --json benchmarks/results/bench-suite.json
 
 compare: $(VENV)/.installed   ## learners against baselines, three seeds
 	$(BIN)/recsys-meta compare --dataset $(DATASET) --seeds 3 --json benchmarks/results/$(DATASET).json
