@@ -62,8 +62,9 @@ async def show_runs(
 
     def read(session: Session) -> dict[str, Any]:
         rows = runs.page_runs(session, status=status or None, limit=_PAGE, cursor=cursor)
-        latest = runs.latest_metrics(session, [run.id for run in rows.items])
-        return {"runs": rows.items, "next": rows.next, "latest": latest}
+        ids = [run.id for run in rows.items]
+        figures = {"latest": runs.latest_metrics(session, ids), "steps": runs.latest_steps(session, ids)}
+        return {"runs": rows.items, "next": rows.next, **figures}
 
     return page.render("runs.html.jinja", wanted=status or "", cursor=cursor, **await page.read(read))
 

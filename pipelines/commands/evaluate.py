@@ -71,7 +71,7 @@ def evaluate_version(workspace: Workspace, name: str, version: str) -> None:
 
     Raises RecsysMetaError where its data set is not at hand.
     """
-    result = measure_bundle(workspace, workspace.bundle(f"{name}@{version}"), unadapted=False)
+    result = measure_bundle(workspace, workspace.bundle(f"{name}@{version}"))
     store_evaluation(workspace, result, name, workspace.bundle_folder(f"{name}@{version}"))
 
 
@@ -84,9 +84,8 @@ def measure_bundle(
     dataset: str | None = None,
     order: str | None = None,
     min_query: int | None = None,
-    unadapted: bool = True,
 ) -> Comparison:
-    """Measure the curves of a bundle, of the same without adapting unless that is left out, and of baselines.
+    """Measure the curves of a bundle, of the same without adapting, and of baselines.
 
     Raises CheckpointError where the data set is not the one that it was trained on.
     """
@@ -137,10 +136,9 @@ def measure_bundle(
         model_curve = curve(bundle.predictor, bundle.params, name)
         versions = {seed: bundle.version}
         result.methods.append(MethodCurves(name, role, {seed: model_curve}, versions=versions, origins=origins))
-        if unadapted:
-            plain = f"{name}-unadapted"
-            plain_curve = curve(UnadaptedPredictor(bundle.predictor), bundle.params, plain)
-            result.methods.append(MethodCurves(plain, "learner", {seed: plain_curve}, origins=origins))
+        plain = f"{name}-unadapted"
+        plain_curve = curve(UnadaptedPredictor(bundle.predictor), bundle.params, plain)
+        result.methods.append(MethodCurves(plain, "learner", {seed: plain_curve}, origins=origins))
         requested_names, tuned = parse_baselines(baselines, data), TunedBaselines(inputs)
         for other in _with_reference(requested_names, data):
             try:

@@ -180,6 +180,15 @@ def latest_metrics(session: Session, runs: Sequence[str]) -> dict[str, dict[str,
     return metrics
 
 
+def latest_steps(session: Session, runs: Sequence[str]) -> dict[str, int]:
+    """Return the greatest outer step of which anything was logged, for each of the runs that logged anything."""
+    last = func.max(LatestMetricRecord.step)
+    query = (
+        select(LatestMetricRecord.run, last).where(LatestMetricRecord.run.in_(runs)).group_by(LatestMetricRecord.run)
+    )
+    return {run: int(step) for run, step in session.execute(query)}
+
+
 def prune_runs(session: Session, before: datetime) -> int:
     """Delete runs that ended before a time, with their metrics and curriculum; return how many."""
     deletion = delete(RunRecord).where(RunRecord.finished < before)

@@ -227,7 +227,12 @@ def test_a_curriculum_is_beside_the_run_that_draws_uniformly(server: Served, lig
 
 def test_runs_are_paged_and_compared(server: Served, light: str) -> None:
     store(light, lambda s: [start_run(s, f"run-{n}", steps=n % 2) for n in range(60)])
+    # A learner may have a figure of that name; how far the run is is another matter.
+    figures = [MetricPoint("run-59", "loss", 42, 0.25), MetricPoint("run-59", "step", 40, 0.5)]
+    store(light, lambda s: runs.log_metrics(s, figures))
     page = get(server, "runs")
+    row = page[page.index('value="run-59"') :].partition("</tr>")[0]
+    assert re.findall(r'<td class="figure">([^<]*)</td>', row)[:3] == ["3", "42", "0.25"]
     cursor = re.search(r'href="\?cursor=([^"]+)"', page)
     assert cursor
     older = get(server, f"runs?cursor={cursor[1]}")
