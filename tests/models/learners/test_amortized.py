@@ -18,8 +18,9 @@ from recsys_meta.models.functional.embeddings import embed_fields
 from recsys_meta.models.learners import LEARNERS
 from recsys_meta.models.learners.amortized import matching, relation, siamese
 from recsys_meta.models.learners.amortized.support_encoder import SupportEncoder
-from tests.fixtures.simulated_datasets import ranking_world, rating_world
-from tests.models.learners.cases import episodes, generator, own
+from tests.fixtures.simulated_datasets import linear_gaussian_world, ranking_world, rating_world
+from tests.models.learners.cases import episodes, generator, learner_of, own, train
+from tests.models.learners.linear_gaussian import LINEAR, errors_of, mixed_batch
 
 NAMES = sorted(name for name, kind in LEARNERS.items() if issubclass(kind, SupportEncoder))
 OBJECTIVES = ("ranking", "rating", "click")
@@ -125,6 +126,31 @@ def setting(name, objective="ranking", **config):
 
 def test_there_are_eleven():
     assert len(NAMES) == 11
+
+
+CLOSE_TO_BAYES = {
+    "bayesian-head": (40, 2e-2, {}, 1.02, 0.01),
+    "ridge-head": (80, 3e-2, {"scale": 0.5}, 1.12, 0.05),
+    "neural-process": (25, 1e-2, {"hidden": 32}, 2.2, 0.4),
+    "set-transformer": (25, 1e-2, {"hidden": 16}, 2.2, 0.4),
+    "lwa": (25, 2e-2, {}, 2.5, 0.5),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CLOSE_TO_BAYES)
+def test_comes_close_to_the_best_predictor_of_a_linear_gaussian_world(name):
+    """Squared error over that of the Bayes-optimal predictor, after 1 to 10 rows; the share of their worth that is lost.
+
+    A full Gaussian prior is the world's own form; ridge's has to be reached by the map of the items.
+    """
+    epochs, rate, config, ratio, lost = CLOSE_TO_BAYES[name]
+    linear = linear_gaussian_world(entities=1000)
+    learner = learner_of(name, {k: v for k, v in LINEAR.items() if k not in ("rate", "item_bias")} | config)
+    params, index, split, _ = train(learner, linear.data, epochs=epochs, tasks=64, rate=rate, max_shots=10, empty=0.1)
+    best, worst, ours, _ = errors_of(linear, learner, params, mixed_batch(linear, index, split.test, 7))
+    print(f"{name}: Bayes {best:.3f}, ours {ours:.3f}, over it {ours / best:.3f}, prior {worst:.3f}")
+    assert best < ours < ratio * best and ours - best < lost * (worst - best)
 
 
 # The common part
