@@ -45,10 +45,10 @@ serve: $(VENV)/.installed   ## the API at http://127.0.0.1:8000/docs
 	$(BIN)/recsys-meta serve
 
 methods: $(VENV)/.installed   ## every method that serves DATASET in one table, in minutes: one seed, 100 steps, learners alone
-	$(BIN)/recsys-meta compare --dataset $(DATASET) --learners all --baselines $(BESIDE) $(BRIEF) --json benchmarks/results/$(DATASET)-methods-small.json
+	$(BIN)/recsys-meta compare --dataset $(DATASET) --learners all --baselines $(BESIDE) $(BRIEF) --reuse --json benchmarks/results/$(DATASET)-methods-small.json
 
 methods-full: $(VENV)/.installed   ## the same by the recipes as they are, three seeds, every baseline: a night
-	$(BIN)/recsys-meta compare --dataset $(DATASET) --learners all --seeds 3 --json benchmarks/results/$(DATASET)-methods.json
+	$(BIN)/recsys-meta compare --dataset $(DATASET) --learners all --seeds 3 --reuse --json benchmarks/results/$(DATASET)-methods.json
 
 bench: $(VENV)/.installed   ## one table of speed and memory: training, preparing, adapting, batches, HTTP, roofline
 	$(BIN)/python -m benchmarks.bench_suite --json benchmarks/results/bench-suite.json

@@ -81,6 +81,10 @@ def compare_command(
     ] = False,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override one key of every recipe.")] = None,
     threads: Annotated[int | None, typer.Option(min=1)] = None,
+    reuse: Annotated[
+        bool,
+        typer.Option("--reuse", help="Take finished runs of the same recipe, data, split, seed and code."),
+    ] = False,
     json_file: JsonFile = None,
     html: Annotated[Path | None, typer.Option(help="Write report.html and cold_start.png into this folder.")] = None,
     plots: PlotsFolder = None,
@@ -106,6 +110,7 @@ def compare_command(
         "seeds": tuple(range(seeds)),
         "overrides": set_ or [],
         "threads": threads,
+        "reuse": reuse,
     }
     learner_names = _parse_learners(learners)
     if len(dataset) > 1:

@@ -10,6 +10,7 @@ from typing import Any
 from pipelines.experiments.comparison import Comparison, MethodCost, MethodCurves
 from pipelines.experiments.comparison_storage import store_comparison
 from pipelines.experiments.evaluation_protocol import FLAGSHIPS, EvaluationProtocol, split_name
+from pipelines.experiments.finished_runs import finished_run
 from pipelines.experiments.meta_validation import VALIDATION_ROWS
 from pipelines.experiments.method_cost import COST_ENTITIES, Stopwatch, mean_cost, method_cost
 from pipelines.experiments.method_origin import MethodOrigin, origin_of_baseline, origin_of_run
@@ -55,14 +56,15 @@ def compare(
     overrides: Sequence[str] = (),
     threads: int | None = None,
     label: str | None = None,
+    reuse: bool = False,
     notify: Notify = lambda _: None,
     on_step: OnStep = lambda *_: None,
 ) -> list[Comparison]:
     """Train every learner and tune every baseline for each seed, and evaluate all on the same meta-test episodes.
 
     None takes all learners, or baselines, that serve the objective; `label` names the data set in the results (None:
-    by its schema). Returns a comparison for each scenario of the protocol and stores their evaluations in SQL. Raises
-    ConfigError for unknown names.
+    by its schema); `reuse` takes finished runs that a training would repeat, see `finished_run`. Returns a comparison
+    for each scenario of the protocol and stores their evaluations in SQL. Raises ConfigError for unknown names.
     """
     data, folder = workspace.dataset(dataset)
     source = source_of(dataset, folder)
@@ -83,18 +85,23 @@ def compare(
 
         tuned = TunedBaselines(inputs, notify_seed)
         for recipe in recipes:
-            notify_seed(f"training {recipe.name}")
-            with Stopwatch() as watch:
-                training = train_run(
-                    workspace,
-                    recipe,
-                    inputs,
-                    threads=threads,
-                    tuned=tuned,
-                    report=lambda step, name=recipe.name: on_step(name, step),  # type: ignore[misc]
-                    notify=notify_seed,
-                    measure=False,
-                )
+            earlier = finished_run(workspace, recipe, inputs, threads or default_threads()) if reuse else None
+            if earlier is not None:
+                notify_seed(f"{recipe.name}: run {earlier.spec.id} is taken")
+                training, watch = earlier, Stopwatch(earlier.seconds)
+            else:
+                notify_seed(f"training {recipe.name}")
+                with Stopwatch() as watch:
+                    training = train_run(
+                        workspace,
+                        recipe,
+                        inputs,
+                        threads=threads,
+                        tuned=tuned,
+                        report=lambda step, name=recipe.name: on_step(name, step),  # type: ignore[misc]
+                        notify=notify_seed,
+                        measure=False,
+                    )
             bundles.setdefault(seed, training.bundle_folder)
             for warning in training.warnings:
                 notify_seed(f"{recipe.name}: {warning}")

@@ -20,7 +20,13 @@ COST_ENTITIES = 8
 
 
 class Stopwatch:
-    """Wall and processor time, in seconds, of the body of a `with`; that of all threads of this process."""
+    """Wall and processor time, in seconds, of the body of a `with`; that of all threads of this process.
+
+    Or times that were taken elsewhere; None: not measured.
+    """
+
+    def __init__(self, seconds: float = 0.0, processor_seconds: float | None = None) -> None:
+        self.seconds, self.processor_seconds = seconds, processor_seconds
 
     def __enter__(self) -> Self:
         self._began = time.perf_counter(), time.process_time()
@@ -47,16 +53,21 @@ def _state_bytes(predictor: Predictor, params: Params, newcomers: TaskBatch | No
     return round(fmean(len(content) for content in quantize(state, getattr(predictor, "coarse", ()))[1]))
 
 
-def _mean(numbers: Iterable[int | None]) -> int | None:
+def _mean(numbers: Iterable[float | None]) -> float | None:
+    """Mean of the numbers that are known; None without one."""
     known = [n for n in numbers if n is not None]
-    return round(fmean(known)) if known else None
+    return fmean(known) if known else None
+
+
+def _whole(number: float | None) -> int | None:
+    return None if number is None else round(number)
 
 
 def mean_cost(costs: Sequence[MethodCost]) -> MethodCost:
     """Mean of the costs of one method over seeds."""
     return MethodCost(
         fmean(c.seconds for c in costs),
-        fmean(c.processor_seconds or 0.0 for c in costs),
-        _mean(c.parameters for c in costs),
-        _mean(c.state_bytes for c in costs),
+        _mean(c.processor_seconds for c in costs),
+        _whole(_mean(c.parameters for c in costs)),
+        _whole(_mean(c.state_bytes for c in costs)),
     )

@@ -192,6 +192,13 @@ def test_a_run_of_a_comparison_takes_its_points_along_when_published(command, tm
     assert "parameters" not in costs["flagship-unadapted"]
     newest = next(r for r in command.json("runs", "list") if r["recipe"] == "flagship")
     assert newest["seed"] == 1
+    command(
+        *("compare", "--dataset", "simulated-users", "--learners", "flagship", "--baselines", "popularity", "--reuse"),
+        *("--shots", "0,3", "--seeds", "2", *SMALL, "--set", "train.epochs=1", "--json", tmp_path / "again.json"),
+    )
+    assert command.json("runs", "list")[0]["id"] == newest["id"], "nothing is trained twice"
+    first, again = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("compared", "again"))
+    assert (first["rows"], first["paired"]) == (again["rows"], again["paired"])
     published = command.json("models", "publish", newest["id"], "--name", "second", "--force")
     points = measured(command, "second")
     assert {(r.method, r.model_version, r.seed, r.shots) for r in points} == {

@@ -162,6 +162,12 @@ def page_runs(
     return newest_page(session, query, "runs", {RunRecord.started: datetime, RunRecord.id: str}, limit, cursor)
 
 
+def finished_runs(session: Session, recipe: str, dataset: str, seed: int, code_version: str) -> list[RunRecord]:
+    """Return the finished runs of a recipe by name, of a data set, a seed and a version of the code, newest first."""
+    wanted = {"recipe": recipe, "dataset": dataset, "seed": seed, "code_version": code_version, "status": "finished"}
+    return list(session.scalars(select(RunRecord).filter_by(**wanted).order_by(RunRecord.started.desc())))
+
+
 def run_metrics(session: Session, run: str, key: str | None = None) -> list[MetricRecord]:
     """Return every metric of a run, by key and step. Raises NotFoundError."""
     get_run(session, run)

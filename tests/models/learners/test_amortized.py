@@ -140,7 +140,8 @@ CLOSE_TO_BAYES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLOSE_TO_BAYES)
 def test_comes_close_to_the_best_predictor_of_a_linear_gaussian_world(name):
-    """Squared error over that of the Bayes-optimal predictor, after 1 to 10 rows; the share of their worth that is lost.
+    """Squared error over that of the Bayes-optimal predictor, after 1 to 10 rows, and the share of their worth that
+    is lost.
 
     A full Gaussian prior is the world's own form; ridge's has to be reached by the map of the items.
     """
