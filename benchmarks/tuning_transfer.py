@@ -1,4 +1,4 @@
-"""What a study takes over from an earlier one on data that look alike: trials to the same quality, with it and without.
+"""Studies with and without an earlier one on data that look alike: the best value after each trial.
 
     recsys-meta data prepare simulated-users
     recsys-meta data prepare movielens-100k

@@ -23,16 +23,16 @@ def finished_run(workspace: Workspace, recipe: Recipe, inputs: TrainingInputs, t
     the code, on the CPU, from fresh parameters; its bundle is whole. Its seconds are without the race. Members that the
     run left out are not told.
     """
-    fitted = fitting_recipe(recipe, inputs)
-    settled = [settled_recipe(fitted, dict(setting)) for setting in fitted.race.settings] or [fitted]
+    whole = fitting_recipe(recipe, inputs)
+    candidates = [settled_recipe(whole, dict(setting)) for setting in whole.race.settings] or [whole]
     with workspace.reading() as session:
         rows = finished_runs(session, recipe.name, inputs.data.schema.name, inputs.seed, __version__)
-        found = [(row.id, (row.finished - row.started).total_seconds()) for row in rows if row.finished is not None]
-    for run, seconds in found:
+        earlier = [(row.id, (row.finished - row.started).total_seconds()) for row in rows if row.finished is not None]
+    for run, seconds in earlier:
         # A run whose files are gone, or that an older version wrote, is trained again.
         with suppress(RecsysMetaError, OSError):
             spec = read_run_spec(workspace, run)
-            if spec.recipe in settled and _is_same(spec, inputs, threads):
+            if spec.recipe in candidates and _is_same(spec, inputs, threads):
                 return _result(workspace, spec, seconds)
     return None
 

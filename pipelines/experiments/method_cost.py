@@ -55,8 +55,8 @@ def _state_bytes(predictor: Predictor, params: Params, newcomers: TaskBatch | No
 
 def _mean(numbers: Iterable[float | None]) -> float | None:
     """Mean of the numbers that are known; None without one."""
-    known = [n for n in numbers if n is not None]
-    return fmean(known) if known else None
+    values = [n for n in numbers if n is not None]
+    return fmean(values) if values else None
 
 
 def _whole(number: float | None) -> int | None:

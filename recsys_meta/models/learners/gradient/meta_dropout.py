@@ -57,10 +57,9 @@ class MetaDropout(Maml):
         noise = standard_noise(vectors, generator)
         return self._bodies(params, vectors, vectors * self.factors(params, vectors, noise))
 
-    def _bodies(self, params: Params, vectors: Tensor, perturbed: Tensor) -> Params:
+    def _bodies(self, params: Params, vectors: Tensor, inner: Tensor) -> Params:
         """Body of clean item vectors [C, V], with those that the inner loop sees under a name of their own."""
-        inner = self.make_body(params, perturbed)["vectors"]
-        return self.make_body(params, vectors) | {"inner.vectors": inner}
+        return self.make_body(params, vectors) | {"inner.vectors": self.make_body(params, inner)["vectors"]}
 
     def factors(self, params: Params, vectors: Tensor, noise: Tensor | None = None) -> Tensor:
         """Factors [C, V] of item vectors in the inner loop, under noise [C, V]; without it those of newcomers."""
