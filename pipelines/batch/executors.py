@@ -8,20 +8,14 @@ none.)
 
 from __future__ import annotations
 
-import logging
-import os
-import secrets
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -30,6 +24,7 @@ import typer
 
 from pipelines.batch.batch_inference import recommend_chunk
 from pipelines.batch.stored_items import items_digest, with_stored
+from pipelines.ray_runtime import check_ray, local_ray
 from recsys_meta.core.errors import ConfigError, RecsysMetaError
 from recsys_meta.inference.new_items.stored_items import StoredItem
 from recsys_meta.inference.recommender import Recommender
@@ -41,9 +36,6 @@ ChunkResult = tuple[pa.Table, int]
 
 CHUNKS_PER_WORKER = 2
 """Chunks given out for each process: one that it is at, one that waits for it."""
-
-OBJECT_STORE_BYTES = 128 * 2**20
-"""Bytes that chunks and results may take on their way; beyond that Ray puts them on the disk."""
 
 
 class ExecutionBackend(StrEnum):
@@ -69,12 +61,12 @@ ChunkRunner = Callable[[BatchTask, Iterable[pd.DataFrame]], Iterator[ChunkResult
 """Computes the results of the chunks of a table, in their order."""
 
 
-def check_backend(engine: ExecutionBackend, workers: int | None) -> None:
+def check_backend(engine: ExecutionBackend, workers: int | str | None) -> None:
     """Raise typer.BadParameter where the backend is not installed, or has no workers."""
     if engine is ExecutionBackend.LOCAL and workers is not None:
         raise typer.BadParameter("only --engine ray has workers", param_hint="--workers")
-    if engine is ExecutionBackend.RAY and find_spec("ray") is None:
-        raise typer.BadParameter("Ray is missing: pip install 'recsys-meta[ray]'", param_hint="--engine")
+    if engine is ExecutionBackend.RAY:
+        check_ray()
 
 
 def backend(engine: ExecutionBackend, workers: int | None = None) -> AbstractContextManager[ChunkRunner]:
@@ -88,39 +80,9 @@ def _run_locally(task: BatchTask, chunks: Iterable[pd.DataFrame]) -> Iterator[Ch
 
 @contextmanager
 def _ray_backend(workers: int | None) -> Iterator[ChunkRunner]:
-    # Read when Ray is imported. Without the first it listens on all interfaces; without a token it writes one into the
-    # user's home.
-    os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of a change to come
-    import ray
-
     # Ray prints to standard output that a worker died, although another does its work.
-    with TemporaryDirectory(prefix="ray-") as folder, redirect_stdout(StringIO()):
-        try:
-            _start_ray(ray, workers, folder)
-            yield partial(_run_under_ray, ray, CHUNKS_PER_WORKER * int(ray.cluster_resources()["CPU"]))
-        finally:
-            ray.shutdown()
-
-
-def _start_ray(ray: Any, workers: int | None, folder: str) -> None:
-    """Start Ray for this process alone. Raises ConfigError where it does not start."""
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(
-            address="local",
-            num_cpus=workers,
-            num_gpus=0,
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=folder,
-        )
-    except (OSError, RuntimeError) as error:
-        raise ConfigError(f"Ray does not start: {error}") from None
-    signal.signal(signal.SIGTERM, handler)  # Ray's own prints the stack of each thread
+    with redirect_stdout(StringIO()), local_ray(workers) as ray:
+        yield partial(_run_under_ray, ray, CHUNKS_PER_WORKER * int(ray.cluster_resources()["CPU"]))
 
 
 def _run_under_ray(ray: Any, limit: int, task: BatchTask, chunks: Iterable[pd.DataFrame]) -> Iterator[ChunkResult]:

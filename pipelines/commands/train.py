@@ -13,10 +13,12 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from pipelines.batch.executors import ExecutionBackend, check_backend
 from pipelines.commands.comparison_output import SplitOption, command_line, parse_split, require_writable
 from pipelines.commands.stage_progress import StageProgress
 from pipelines.console import Json, err, out, print_json, print_rich, progress_bar, with_command
 from pipelines.experiments.comparison_run import recipe_for
+from pipelines.experiments.ray_training import RayTrainingRequest, RayWorkers, outcome_file, train_under_ray
 from pipelines.experiments.report import NAMES
 from pipelines.experiments.run_spec import RunSpec, read_run_spec
 from pipelines.experiments.training_inputs import open_training_inputs
@@ -33,6 +35,7 @@ from recsys_meta.store.tracking.run_course import course_names, metric_course
 from recsys_meta.training.trainer import TrainStep
 from recsys_meta.training.training_group import TrainingGroup
 
+NO_DATASET = "--dataset is missing: a name of `recsys-meta data list`, or a prepared folder"
 LINE_S = 5.0
 """Time between two lines about a training off a terminal, seconds."""
 
@@ -96,12 +99,22 @@ def train_command(
     scenario: Annotated[
         str, typer.Option(help="new, or actors: episodes of a few actors' rows and of what others did next.")
     ] = "new",
+    engine: Annotated[
+        ExecutionBackend, typer.Option(help="Processes: this one (or torchrun's), or workers of Ray Train.")
+    ] = ExecutionBackend.LOCAL,
+    workers: Annotated[
+        str | None, typer.Option(help="Processes of --engine ray, or the least and the most of them: 2:8.")
+    ] = None,
+    restarts: Annotated[
+        int, typer.Option(min=0, help="Times that --engine ray goes on from the last checkpoint after a failure.")
+    ] = 3,
     html: Annotated[Path | None, typer.Option(help="Write report.html into this folder.")] = None,
     as_json: Json = False,
 ) -> None:
     """Meta-train a recipe; checkpoints survive a crash, Ctrl-C stops cleanly, --resume continues bit for bit.
 
-    Under `torchrun --nproc-per-node N -m pipelines train ...` the processes share the tasks of each step.
+    Under `torchrun --nproc-per-node N -m pipelines train ...` the processes share the tasks of each step; with
+    --engine ray those of Ray Train do, which begins again where one of them fails.
     """
     split = parse_split(split)
     if scenario not in ("new", "actors"):
@@ -111,7 +124,31 @@ def train_command(
     if race is not None and from_ is None:
         raise typer.BadParameter("says what becomes of the race where --from gives a model", param_hint="--race")
     require_writable(None, html)
+    check_backend(engine, workers)
     workspace = Workspace()
+    if engine is ExecutionBackend.RAY:
+        if resume is not None:
+            _check_resumed(context, read_run_spec(workspace, resume))
+        request = RayTrainingRequest(
+            str(outcome_file(workspace)),
+            resume,
+            recipe or "flagship",
+            dataset or "",
+            tuple(set_ or ()),
+            device if resume is not None or device == "cuda" else device_name(device),
+            threads,
+            split,
+            scenario,
+            seed,
+            None if from_ is None else str(workspace.bundle_folder(from_).resolve()),
+            race,
+        )
+        if dataset is None and resume is None:
+            raise ConfigError(NO_DATASET)
+        _finish(
+            workspace, train_under_ray(workspace, request, RayWorkers.parse(workers or "1", restarts)), html, as_json
+        )
+        return
     with training_group() as group:
         if group is not None and not group.is_first:
             _follow(workspace, group)
@@ -122,7 +159,7 @@ def train_command(
                 result = resume_run(workspace, resume, StepProgress(progress, resume, stages), stages.note, group)
             else:
                 if dataset is None:
-                    raise ConfigError("--dataset is missing: a name of `recsys-meta data list`, or a prepared folder")
+                    raise ConfigError(NO_DATASET)
                 stages.follow(f"opening {dataset}")
                 inputs = open_training_inputs(workspace, dataset, scenario=scenario, split=split, seed=seed)
                 run_recipe = recipe_for(recipe or "flagship", inputs.data, set_ or [])
@@ -138,6 +175,11 @@ def train_command(
                     warm_start=None if from_ is None else workspace.bundle_folder(from_),
                     race=race,
                 )
+    _finish(workspace, result, html, as_json)
+
+
+def _finish(workspace: Workspace, result: TrainingResult, html: Path | None, as_json: bool) -> None:
+    """Report what a run has become."""
     if html is not None:
         _write_report(workspace, result, html)
     if as_json:

@@ -103,6 +103,7 @@ def train_run(
     warm_start: Path | None = None,
     race: bool | None = None,
     measure: bool = True,
+    begun: Callable[[RunSpec], None] = lambda _: None,
 ) -> TrainingResult:
     """Train a recipe as a new run and return its bundle. With a group this is its first process; see `follow_run`.
 
@@ -113,7 +114,8 @@ def train_run(
     What the recipe's race would choose is then as that model was trained with, unless there is a `race`: by default
     only where the model is of another data set.
     `tuned` holds baselines that the caller shares with other runs on the same inputs. Unless `measure` is off, since
-    the caller evaluates the model itself, its curves on meta-validation are measured and stored.
+    the caller evaluates the model itself, its curves on meta-validation are measured and stored. `begun` is called
+    with what was written of the run, from where on it can be resumed.
     """
     data = inputs.data
     recipe = fitting_recipe(recipe, inputs, notify)
@@ -158,6 +160,7 @@ def train_run(
     folder.mkdir(parents=True, exist_ok=True)
     with run_lock(workspace, spec):
         write_file(folder / "run.json", spec.dump().encode())
+        begun(spec)
         result = _execute(workspace, spec, inputs, report, tuned or TunedBaselines(inputs, notify), group, measure)
     warning = None if model is None else describe_overlap(model, inputs)
     return result if warning is None else replace(result, warnings=(*result.warnings, warning))
