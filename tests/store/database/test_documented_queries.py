@@ -8,9 +8,12 @@ from sqlalchemy import Engine, inspect, text
 
 from recsys_meta.store.database.engine import reading, session
 from recsys_meta.store.entities import outcomes
+from recsys_meta.store.model_registry import registry
+from recsys_meta.store.model_registry.lifecycle import retire_model
 from recsys_meta.store.schema_check import VIEWS
 from recsys_meta.store.tables import METADATA
-from tests.store.samples import an_outcome, later
+from recsys_meta.store.tracking import runs
+from tests.store.samples import a_run, an_outcome, later
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "database.md").read_text()
 QUERIES = [part.strip() for part in "".join(re.findall(r"```sql\n(.*?)```", DOCUMENT, re.S)).split(";") if part.strip()]
@@ -66,3 +69,20 @@ def test_the_answers_about_adapting(engine: Engine) -> None:
         assert (worst.entity, worst.events, worst.gain) == ("u3", 3, pytest.approx(-1.5))
         (beside,) = s.execute(text(query("better than popularity")), {"model": "lists"}).all()
         assert (beside.events, beside.hit_10, beside.by_popularity) == (4, 0.75, 0.0)
+
+
+def test_what_is_live_names_its_run_and_its_settings(engine: Engine) -> None:
+    with session(engine) as s:
+        for n, run in enumerate(("old", "new")):
+            a_run(s, run, seed=n, config={"lr": n})
+            registry.publish_version(s, "m", f"v-{run}", "/", run=run, now=later(n))
+        registry.publish_version(s, "without a run", "w", "/", now=later(5))
+        registry.publish_version(s, "retired", "x", "/", now=later(6))
+        retire_model(s, "retired")
+    with reading(engine) as s:
+        live = s.execute(text(query("Which run and which settings"))).all()
+        digest = runs.get_run(s, "new").config_digest
+    assert [(row.model, row.version, row.run, row.seed, row.config_digest) for row in live] == [
+        ("m", "v-new", "new", 1, digest),
+        ("without a run", "w", None, None, None),
+    ]
