@@ -1,0 +1,28 @@
+"""Tables of the docs that are generated from results."""
+
+from benchmarks import method_tables
+
+
+def test_tables_in_the_docs_are_those_of_the_results():
+    assert method_tables.stale_pages() == {}, "python -m benchmarks.method_tables --write"
+
+
+def test_a_table_has_the_best_first_and_costs():
+    values = {"near": (0.5, 0.25), "far": (0.75, 0.5)}
+    rows = [
+        {"method": name, "seed": seed, "shots": shots, "metric": "logloss", "value": value}
+        for name, points in values.items()
+        for shots, value in zip((0, 3), points, strict=True)
+        for seed in (None, 0)
+    ]
+    methods = [{"method": "near", "seconds": 2.4, "parameters": 1200, "state_bytes": 30}, {"method": "far"}]
+    expected = [
+        "| logloss | 0 | 3 | seconds | parameters | bytes of a state |",
+        "|---|---|---|---|---|---|",
+        "| near | **0.500** | **0.250** | 2 | 1,200 | 30 |",
+        "| far | 0.750 | 0.500 | - | - | - |",
+    ]
+    result = {"rows": rows, "methods": methods}
+    assert method_tables.method_table(result).splitlines() == expected
+    higher = {"rows": [{**r, "metric": "ndcg@10"} for r in rows], "methods": []}
+    assert method_tables.method_table(higher).splitlines()[2].startswith("| far |")
