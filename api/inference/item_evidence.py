@@ -35,6 +35,8 @@ _PROFILES = 100  # entities whose profiles are read at once
 _MOST_TASTES = 20_000  # entities whose tastes are tastes
 _TASTE_S = 3600.0  # and for how long, seconds
 
+_Guide = tuple[Tensor, tuple[int, ...]]  # the taste of an entity, and the ids of the model's items that it liked
+
 
 class ItemEvidenceReader:
     """Evidence about the new items of one model: of `recommender`, which may be replaced by another one of the same
@@ -42,7 +44,7 @@ class ItemEvidenceReader:
 
     def __init__(self, database: AsyncDatabase, recommender: Recommender) -> None:
         self._database, self.recommender = database, recommender
-        self._tastes: TTLCache[str, Tensor] = TTLCache(_MOST_TASTES, _TASTE_S)
+        self._tastes: TTLCache[str, _Guide] = TTLCache(_MOST_TASTES, _TASTE_S)
         self._likes: dict[str, ItemLikes] = {}
         self._whole_at, self._events_at = -ANEW_S, datetime.now(UTC)
         self._items, self._seen = KindItems(), frozenset[str]()
@@ -99,7 +101,7 @@ class ItemEvidenceReader:
         self,
         items: KindItems,
         likes: Mapping[str, ItemLikes],
-        tastes: Mapping[str, Tensor],
+        tastes: Mapping[str, _Guide],
         new: frozenset[str],
         rate: float,
         now: datetime,
@@ -109,15 +111,16 @@ class ItemEvidenceReader:
         evidence = {}
         for name in new:
             count, entities = likes.get(name, ItemLikes(0, ()))
-            rows = [tastes[e] for e in dict.fromkeys(entities) if e in tastes]
+            known = [tastes[e] for e in dict.fromkeys(entities) if e in tastes]
+            rows, histories = [taste for taste, _ in known], [items for _, items in known]
             age = max((now - items.created[name]).total_seconds(), 0.0)
             # The item's own events were among all: at least so many there were.
             traffic = max(rate * age, float(count)) / model_events
-            evidence[name] = ItemEvidence(count, traffic, torch.stack(rows) if rows else nothing)
+            evidence[name] = ItemEvidence(count, traffic, torch.stack(rows) if rows else nothing, histories)
         return evidence
 
-    async def _tastes_of(self, entities: Iterable[str]) -> Mapping[str, Tensor]:
-        """Tastes [R] by entity, of those that are known by other items too."""
+    async def _tastes_of(self, entities: Iterable[str]) -> Mapping[str, _Guide]:
+        """Tastes [R] and own items by entity, of those that are known by other items too."""
         tastes = {e: taste for e in entities if (taste := self._tastes.get(e)) is not None}
         missing = [e for e in entities if e not in tastes]
         for start in range(0, len(missing), _PROFILES):
@@ -127,17 +130,17 @@ class ItemEvidenceReader:
             tastes |= fresh
         return tastes
 
-    def _read_tastes(self, session: Session, entities: Sequence[str]) -> dict[str, Tensor]:
+    def _read_tastes(self, session: Session, entities: Sequence[str]) -> dict[str, _Guide]:
         entities_by_id = {e: self._encode(session, e) for e in entities}
         known = {e: one for e, one in entities_by_id.items() if one.support_size}
         # Each with others of its size: as an answer has it, no row is padded.
         groups: dict[tuple[int, int], list[str]] = {}
         for e, one in known.items():
             groups.setdefault((len(one.items), len(one.dislikes)), []).append(e)
-        tastes: dict[str, Tensor] = {}
+        tastes: dict[str, _Guide] = {}
         for names in groups.values():
             rows = self.recommender.tastes([known[e] for e in names])
-            tastes |= dict(zip(names, rows, strict=True))
+            tastes |= {e: (row, known[e].items) for e, row in zip(names, rows, strict=True)}
         return tastes
 
     def _encode(self, session: Session, entity: str) -> EncodedEntity:

@@ -140,7 +140,7 @@ def _warm_up(recommender: Recommender, latency: LatencyTracker) -> tuple[State |
         entity = recommender.read_support(EntityRequest(events=[Interaction(name, label) for name in names]))
         for _ in range(2):
             began = time.perf_counter()
-            recommender.best_scores(recommender.adapt([entity]))
+            recommender.best_scores(recommender.adapt([entity]), [entity])
             latency.ms = 1000 * (time.perf_counter() - began)
     except CheckpointError as error:  # whatever is wrong with a model, popularity still answers
         return None, str(error)

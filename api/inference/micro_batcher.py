@@ -217,13 +217,15 @@ def compute_batch(model: LoadedModel, batch: Sequence[_PendingRequest]) -> list[
     the scores are not finite. Raises what the model raises."""
     began = time.thread_time()  # CPU time of this thread: that of other threads is not the model's
     recommender = model.recommender
+    entities = [request.entity for request in batch]
     states = [request.state for request in batch if request.state is not None]
     state_bytes: Sequence[bytes | None] = [None] * len(batch)
     if states:
         state = _concatenate(states)
     else:
-        state, state_bytes = recommender.adapt_and_serialize([request.entity for request in batch])
-    scores = recommender.best_scores(state) if batch[0].best_only else recommender.scores(state)
+        state, state_bytes = recommender.adapt_and_serialize(entities)
+    score = recommender.best_scores if batch[0].best_only else recommender.scores
+    scores = score(state, entities)
     # A sum is finite where all of its terms are, and costs a tenth of looking at each.
     finite = [math.isfinite(total) for total in scores.sum(1).tolist()]
     lists = _top_k_lists(recommender, scores, [r.top_k if ok else None for r, ok in zip(batch, finite, strict=True)])

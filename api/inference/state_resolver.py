@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -246,7 +246,7 @@ def _compute_alone(request: StateRequest, state: State | None) -> BatchResult | 
     None where the scores are not finite."""
     began = time.thread_time()  # CPU time of this thread: that of other threads is not the model's
     recommender, state_bytes = request.model.recommender, None
-    score = request.score or (_score_best if request.best_only else Recommender.score_catalog)
+    score = request.score or partial(_score_best if request.best_only else _score_all, request.entity)
     scores = None if state is None else _score_cached(recommender, state, score)
     if state is None or scores is None:
         state, (state_bytes,) = recommender.adapt_and_serialize([request.entity])
@@ -257,8 +257,12 @@ def _compute_alone(request: StateRequest, state: State | None) -> BatchResult | 
     return BatchResult(state, scores[None], state_bytes=state_bytes)
 
 
-def _score_best(recommender: Recommender, state: State) -> Tensor:
-    return recommender.best_scores(state)[0]
+def _score_best(entity: EncodedEntity, recommender: Recommender, state: State) -> Tensor:
+    return recommender.best_scores(state, [entity])[0]
+
+
+def _score_all(entity: EncodedEntity, recommender: Recommender, state: State) -> Tensor:
+    return recommender.score_catalog(state, None, entity)
 
 
 def _score_cached(recommender: Recommender, state: State, score: ScoreFunction) -> Tensor | None:

@@ -226,7 +226,7 @@ def _state_request(page: _PageRequest) -> StateRequest | None:
         return None
     digest = None if page.cursor is None else page.cursor.support
     if query is not None:
-        score = partial(_score_catalog, query)
+        score = partial(_score_catalog, query, entity)
         return StateRequest(call.model, entity, call.entity_context, digest=digest, score=score)
     top_k = lists.batch_request(entity, page.request) if page.cursor is None else None
     # A page goes on where another ended, by the same scores.
@@ -244,8 +244,8 @@ async def _resolve(
     return await page.call.container.resolver.resolve(request, shared_state)
 
 
-def _score_catalog(query: EncodedQuery, recommender: Recommender, state: State) -> Tensor:
-    return recommender.score_catalog(state, query)
+def _score_catalog(query: EncodedQuery, entity: EncodedEntity, recommender: Recommender, state: State) -> Tensor:
+    return recommender.score_catalog(state, query, entity)
 
 
 async def _build_list(page: _PageRequest, resolution: StateResolution) -> tuple[ItemList, list[FreshDraw]]:

@@ -116,7 +116,7 @@ def _recommend_entities(
     recommender: Recommender, names: list[str], entities: Sequence[EncodedEntity], n: int
 ) -> pa.Table:
     state = recommender.adapt(entities)
-    lists = recommender.lists.top_k_batch(recommender.scores(state), n, entities)
+    lists = recommender.lists.top_k_batch(recommender.scores(state, entities), n, entities)
     columns = [
         names,
         [entity.support_size for entity in entities],

@@ -70,7 +70,7 @@ def newcomer(
                 "adapt + rank + top 10": lambda: recommend(recommender, request),
                 "adapt": lambda: recommender.adapt([entity]),
                 "rank + top 10 from a state": lambda: recommender.lists.top_k(
-                    recommender.scores(state)[0], 10, exclude=entity.seen_items
+                    recommender.scores(state, [entity])[0], 10, exclude=entity.seen_items
                 ),
                 "implicit: recalculate + recommend": _implicit(len(names), positions),
             },

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pipelines.experiments.comparison import Comparison, MethodCost, MethodCurves
 from pipelines.experiments.comparison_storage import store_comparison
-from pipelines.experiments.served_items import ServedPlacement
+from pipelines.experiments.served_items import ServedItems
 from pipelines.experiments.thread_count import default_threads, fixed_threads
 from pipelines.workspace import Workspace
 from recsys_meta.core.errors import ConfigError
@@ -89,7 +89,7 @@ def compare_items(
 
 def _measure(evaluation: ItemEvaluation, name: str) -> ColdStartCurve:
     if name == SERVED:
-        return evaluation.placed(name, ServedPlacement(evaluation.data).build)
+        return evaluation.placed(name, ServedItems(evaluation).build)
     return evaluation.blend(name) if name == BLEND else evaluation.baseline(name)
 
 

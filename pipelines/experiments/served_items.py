@@ -2,85 +2,170 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pipelines.experiments.new_item_choices import LIFTS, choose_form, choose_weights
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.feature_tensors import lookup_rows
 from recsys_meta.core.types import FIRST, FloatArray, IntArray
-from recsys_meta.evaluation.new_items.whole_catalogue import WholeCatalogue
+from recsys_meta.evaluation.new_items.item_evaluation import ItemEvaluation
 from recsys_meta.inference.new_items.content_columns import ContentColumns
 from recsys_meta.inference.new_items.item_placer import MOST_COLUMNS, MOST_TASTES, PLACES
-from recsys_meta.inference.new_items.new_item_block import MOST_GUIDES, NewItemBlock, build_block
+from recsys_meta.inference.new_items.item_relevance import EntityInputs
+from recsys_meta.inference.new_items.known_content import KnownContent
+from recsys_meta.inference.new_items.known_histories import KnownHistories
+from recsys_meta.inference.new_items.new_item_block import MOST_GUIDES, NewItemBlock, build_block, entity_inputs
 from recsys_meta.inference.new_items.probe_entities import MOST_PROBES
+from recsys_meta.inference.new_items.relevance_choices import BIN_EVENTS, BinChoices, RelevanceChoices, event_bin
 from recsys_meta.inference.new_items.score_projection import ScoreProjection, fit_projection
 from recsys_meta.inference.new_items.stored_items import ItemEvidence
+from recsys_meta.models.new_items.content_profiles import ContentValues, Rows
 from recsys_meta.models.new_items.item_task import ItemTask, Scores
+from recsys_meta.models.new_items.signal_blend import ContentForm
 
 
-class ServedPlacement:
-    """Places new items of a data set as a server would whose model ranks known items as the evaluation does."""
+class ServedItems:
+    """Places new items of a data set as a server would whose model ranks known items as the evaluation does. Choices
+    are made on validation items, as after a training on items that are held out from signals."""
 
-    def __init__(self, data: Dataset) -> None:
-        self._data = data
-        self._fitted: tuple[ScoreProjection, Tensor] | None = None
+    def __init__(self, evaluation: ItemEvaluation) -> None:
+        self._evaluation, self._data, self._task = evaluation, evaluation.data, evaluation.task
+        self._chosen: dict[int, BinChoices] = {}
 
-    def build(self, task: ItemTask, whole: WholeCatalogue) -> Scores:
+    def build(self, task: ItemTask) -> Scores:
         """Make scores of a task's new items, in the units of `WholeCatalogue.known_scores`."""
-        if self._fitted is None:
-            self._fitted = self._fit(task, whole)
-        projection, content = self._fitted
-        names = [str(item) for item in task.new]
-        block = build_block(projection, names, content, _evidence(task, projection, whole.known_scores))
+        number = event_bin(int(task.shots.max()))
+        if number not in self._chosen:
+            self._chosen[number] = self._choose(BIN_EVENTS[number])
+        return self._scores(self._block(task, RelevanceChoices(self._form, [self._chosen[number]])))
 
+    def _choose(self, events: int) -> BinChoices:
+        """Choose weights and places for items with some events, on validation items with as many."""
+        point = self._evaluation.validation_point(events)
+        entities = point.sample()
+
+        def build(choices: RelevanceChoices) -> NewItemBlock:
+            return self._block(point.task, choices)
+
+        groups = self._known(RelevanceChoices(self._form, ())).profiles.groups
+        inputs = self._inputs(entities)
+        chosen = choose_weights(build, self._form, groups, inputs, point.quality_for(entities))
+        ranking = build(RelevanceChoices(self._form, [chosen])).ranking
+        if ranking is None:
+            return chosen
+        relevance = ranking.relevance
+
+        def scores(some: IntArray) -> FloatArray:
+            return relevance.scores(self._inputs(some))
+
+        return replace(chosen, placement=self._evaluation.whole.choose_placement(scores, point, LIFTS))
+
+    @cached_property
+    def _form(self) -> ContentForm:
+        point = self._evaluation.validation_point(0)
+        entities = point.sample()
+        histories = self._task.history[entities]
+        return choose_form(self._values, self._rows, histories, point.quality_for(entities))
+
+    def _scores(self, block: NewItemBlock) -> Scores:
         def scores(users: IntArray) -> FloatArray:
-            known, _ = whole.known_scores(users)
-            return np.asarray(_extend(block, known).numpy())
+            known, unmet = self._evaluation.whole.known_scores(users)
+            histories = KnownHistories(self._task.history[users], unmet)
+            return np.asarray(block.extend(_padded_scores(known), histories)[:, -len(block.names) :].numpy())
 
         return scores
 
-    def _fit(self, task: ItemTask, whole: WholeCatalogue) -> tuple[ScoreProjection, Tensor]:
-        """Fit the projection to probe entities of one event; return it and the new items' content [N, K]."""
-        known, new = (lookup_rows(self._data.items, items) for items in (_padded(task.known), task.new))
-        columns = ContentColumns.fit(known, MOST_COLUMNS)
-        content = columns.encode({name: values[FIRST:] for name, values in known.items()}, len(task.known))
-        counts = np.bincount(task.history.indices, minlength=len(task.known))
+    def _block(self, task: ItemTask, choices: RelevanceChoices) -> NewItemBlock:
+        projection, content = self._projection
+        names = [str(item) for item in task.new]
+        return build_block(projection, names, content, self._evidence(task), self._known(choices), self._rows)
+
+    def _inputs(self, users: IntArray) -> EntityInputs:
+        known, unmet = self._evaluation.whole.known_scores(users)
+        coordinates = _padded_scores(known) @ self._projection[0].table
+        histories = KnownHistories(self._task.history[users], unmet)
+        return entity_inputs(torch.from_numpy(known), coordinates[:, :-1], histories)
+
+    def _known(self, choices: RelevanceChoices) -> KnownContent:
+        return KnownContent(self._values, self._contents[0], self._counts, choices)
+
+    @cached_property
+    def _counts(self) -> FloatArray:
+        return np.bincount(self._task.history.indices, minlength=len(self._task.known)).astype(np.float32)
+
+    @cached_property
+    def _features(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        known, new = (lookup_rows(self._data.items, items) for items in (self._task.known, self._task.new))
+        return known, new
+
+    @cached_property
+    def _contents(self) -> tuple[Tensor, Tensor]:
+        """Content of known [M, K] and new items [N, K] in few columns."""
+        known, new = self._features
+        columns = ContentColumns.fit({name: _padded(values) for name, values in known.items()}, MOST_COLUMNS)
+        return columns.encode(known, len(self._task.known)), columns.encode(new, len(self._task.new))
+
+    @cached_property
+    def _values(self) -> ContentValues:
+        return ContentValues.fit(self._features[0], {n: p[0] for n, p in _named_items(self._data, self._task).items()})
+
+    @cached_property
+    def _rows(self) -> Rows:
+        called = {name: ids for name, (_, ids) in _named_items(self._data, self._task).items()}
+        return self._values.rows(self._features[1], called)
+
+    @cached_property
+    def _projection(self) -> tuple[ScoreProjection, Tensor]:
+        """The projection, fitted to probe entities of one event, and the new items' content [N, K]."""
+        counts = self._counts
         chance = np.sqrt(counts) / np.sqrt(counts).sum()
         probes = np.random.default_rng(0).choice(len(counts), min(MOST_PROBES, (counts > 0).sum()), False, chance)
-        scores = _padded_scores(whole.scores_after(probes))
-        popularity = _padded_scores(counts[None].astype(np.float32))[0]
-        projection = fit_projection(scores, content, popularity, MOST_TASTES, PLACES)
-        return projection, columns.encode(new, len(task.new))
+        scores = _padded_scores(self._evaluation.whole.scores_after(probes))
+        known, new = self._contents
+        return fit_projection(scores, known, _padded_scores(counts[None])[0], MOST_TASTES, PLACES), new
+
+    def _evidence(self, task: ItemTask) -> dict[str, ItemEvidence]:
+        """First events of the new items, by their id."""
+        first = task.support.T.tocsr()
+        users = np.unique(task.support.tocoo().row)
+        if not len(users):
+            return {}
+        tastes = self._projection[0].tastes(_padded_scores(self._evaluation.whole.known_scores(users)[0]))
+        histories = np.split(task.history[users].indices, task.history[users].indptr[1:-1])
+        traffic = float(task.shots.mean()) * len(task.known) / max(task.history.nnz, 1)
+        evidence = {}
+        for position in np.flatnonzero(task.shots):
+            liked = first.indices[first.indptr[position] : first.indptr[position + 1]]
+            at = np.searchsorted(users, liked[:MOST_GUIDES])
+            some = [(histories[i] + FIRST).tolist() for i in at]
+            evidence[str(task.new[position])] = ItemEvidence(len(liked), traffic, tastes[torch.from_numpy(at)], some)
+        return evidence
 
 
-def _padded(items: IntArray) -> IntArray:
-    return np.concatenate([np.zeros(FIRST, np.int64), items])
+def _named_items(data: Dataset, task: ItemTask) -> dict[str, tuple[IntArray, IntArray]]:
+    """Which known item each padded id of a feature names, -1 for none; and the ids that name new ones, 0 for none."""
+    named: dict[str, tuple[IntArray, IntArray]] = {}
+    for name, column in data.items.items():
+        if column.numeric:
+            continue
+        item = np.concatenate([np.zeros(FIRST, np.int64), data.vocab.ids("item", data.vocab.values[f"item.{name}"])])
+        position = np.full(data.catalogue, -1)
+        position[task.known] = np.arange(len(task.known))
+        position[:FIRST] = -1
+        called = np.zeros(data.catalogue, np.int64)
+        called[item] = np.arange(len(item))
+        named[name] = position[item], called[task.new]
+    return named
+
+
+def _padded(values: Tensor) -> Tensor:
+    return torch.cat([values[:1].expand(FIRST, *values.shape[1:]), values])
 
 
 def _padded_scores(scores: FloatArray) -> Tensor:
     return torch.nn.functional.pad(torch.from_numpy(np.ascontiguousarray(scores, np.float32)), (FIRST, 0))
-
-
-def _extend(block: NewItemBlock, known: FloatArray) -> Tensor:
-    return block.extend(_padded_scores(known))[:, -len(block.names) :]
-
-
-def _evidence(
-    task: ItemTask, projection: ScoreProjection, known_scores: Callable[[IntArray], tuple[FloatArray, object]]
-) -> dict[str, ItemEvidence]:
-    """First events of the new items, by their position in the task."""
-    first = task.support.T.tocsr()
-    users = np.unique(task.support.tocoo().row)
-    if not len(users):
-        return {}
-    tastes = projection.tastes(_padded_scores(known_scores(users)[0]))
-    traffic = float(task.shots.mean()) * len(task.known) / max(task.history.nnz, 1)
-    evidence = {}
-    for position in np.flatnonzero(task.shots):
-        liked = first.indices[first.indptr[position] : first.indptr[position + 1]]
-        some = tastes[torch.from_numpy(np.searchsorted(users, liked[:MOST_GUIDES]))]
-        evidence[str(task.new[position])] = ItemEvidence(len(liked), traffic, some)
-    return evidence

@@ -21,6 +21,7 @@ from pipelines.experiments.meta_validation import (
     validation_of,
     with_meeting_slope,
 )
+from pipelines.experiments.new_item_validation import with_new_item_choices
 from pipelines.experiments.recipe_learner import NEGATIVES, learner_of, needs_sampled_softmax
 from pipelines.experiments.recipe_race import inherited_recipe, race_recipe
 from pipelines.experiments.run_archive import write_run_archive
@@ -311,6 +312,7 @@ def _train(
     bundle = with_meeting_slope(
         _bundle(spec, data, train_rows, split, run, params, result.ensemble), inputs, spec.recipe
     )
+    bundle = with_new_item_choices(bundle, inputs, spec.recipe)
     bundle_folder = save_bundle(bundle, folder / "bundle")
     saved = load_bundle(bundle_folder)
     validation = None

@@ -26,6 +26,9 @@ _TRIAL_EVENTS = 5
 Rank = Callable[[State], Tensor]
 """Scores [T, C] of T states."""
 
+RankEntities = Callable[[State, Sequence[EncodedEntity]], Tensor]
+"""Scores [T, C] of the states of T entities."""
+
 
 def rank_in_batch_of(least: int, rank: Rank, state: State) -> Tensor:
     """Rank T states in a batch of at least so many; return their scores [T, C]."""
@@ -45,19 +48,20 @@ def trial_requests(names: Sequence[str]) -> list[EntityRequest]:
 
 
 def least_batch(
-    adapt: Callable[[Sequence[EncodedEntity]], State], rank: Rank, entities: Sequence[EncodedEntity]
+    adapt: Callable[[Sequence[EncodedEntity]], State], rank: RankEntities, entities: Sequence[EncodedEntity]
 ) -> int:
     """Return 1, or `MIN_BATCH`, where entities that are adapted and ranked in batches of that size and somewhat more
     get the states and the scores of a batch of all. 0 where they do not, and for too few entities to tell."""
     whole = adapt(entities)
-    scores = rank(whole)
+    scores = rank(whole, entities)
+
+    def is_equal(part: slice) -> bool:
+        state = adapt(entities[part])
+        same_state = all(torch.equal(leaf, whole[name][part]) for name, leaf in state.items())
+        return same_state and torch.equal(rank(state, entities[part]), scores[part])
+
     for least in (1, MIN_BATCH):
         parts = [slice(i, i + least + i % 3) for i in range(len(entities) - least)]
-        if parts and all(_is_equal(adapt(entities[part]), rank, whole, scores, part) for part in parts):
+        if parts and all(is_equal(part) for part in parts):
             return least
     return 0
-
-
-def _is_equal(state: State, rank: Rank, whole: State, scores: Tensor, part: slice) -> bool:
-    same_state = all(torch.equal(leaf, whole[name][part]) for name, leaf in state.items())
-    return same_state and torch.equal(rank(state), scores[part])

@@ -59,7 +59,9 @@ def recommend(
     entity, query = recommender.lists.encode_query(recommender.read_support(request), list_request)
     state = recommender.adapt([entity])
     best_matter = query is None and recommender.lists.has_whole_catalogue(entity, list_request)
-    scores = recommender.best_scores(state)[0] if best_matter else recommender.score_catalog(state, query)
+    scores = (
+        recommender.best_scores(state, [entity])[0] if best_matter else recommender.score_catalog(state, query, entity)
+    )
     draws: list[FreshDraw] = []
     if fresh is None:
         items, unknown_items, end = recommender.lists.build(scores, entity, list_request, query)

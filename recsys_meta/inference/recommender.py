@@ -18,6 +18,7 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, Interactions, State
 from recsys_meta.inference.batch_invariance import least_batch, rank_in_batch_of, trial_requests
 from recsys_meta.inference.new_items.item_placer import ItemPlacer
+from recsys_meta.inference.new_items.known_histories import KnownHistories
 from recsys_meta.inference.new_items.new_item_block import Basis, NewItemBlock, nearest_items
 from recsys_meta.inference.new_items.probe_entities import sized_probe_requests
 from recsys_meta.inference.new_items.stored_items import Evidence, StoredItem
@@ -180,15 +181,19 @@ class Recommender:
         except Exception:  # a model that fails will say so to the first who adapts with it
             return 0
 
-    def scores(self, state: State) -> Tensor:
-        """Score the whole catalogue for T states, [T, C]: the model's items, and the new ones after them."""
-        with torch.no_grad():
-            return rank_in_batch_of(self._min_batch, self._rank_all, state)
+    def scores(self, state: State, entities: Sequence[EncodedEntity] | None = None) -> Tensor:
+        """Score the whole catalogue for T states, [T, C]: the model's items, and the new ones after them.
 
-    def best_scores(self, state: State) -> Tensor:
+        entities: whose states they are. Where new items stand depends on what an entity has met; without entities they
+        are placed as for some that have met nothing.
+        """
+        with torch.no_grad():
+            return self._extend(rank_in_batch_of(self._min_batch, self._rank, state), entities)
+
+    def best_scores(self, state: State, entities: Sequence[EncodedEntity] | None = None) -> Tensor:
         """Score the whole catalogue for T states, [T, C], where only the best items matter: with a sketch some hundreds
         have the scores of `scores`, up to rounding, and the others lower ones in a rough order."""
-        return self.scores(state) if self.sketch is None else self.sketch.scores(state)
+        return self.scores(state, entities) if self.sketch is None else self.sketch.scores(state)
 
     def sketch_recall(self, entity: EncodedEntity) -> float | None:
         """Compute the share of an entity's ten best items, by all scores, that are its ten best by `best_scores`; None
@@ -207,11 +212,16 @@ class Recommender:
         except Exception:  # a model that fails will say so to the first who adapts with it
             return None
 
-    def _rank_all(self, state: State) -> Tensor:
-        return self._extend(self._rank(state))
+    def _rank_all(self, state: State, entities: Sequence[EncodedEntity]) -> Tensor:
+        return self._extend(self._rank(state), entities)
 
-    def _extend(self, scores: Tensor) -> Tensor:
-        return scores if self.new_items is None else self.new_items.extend(scores)
+    def _extend(self, scores: Tensor, entities: Sequence[EncodedEntity] | None) -> Tensor:
+        if self.new_items is None:
+            return scores
+        histories = None
+        if entities is not None and self.new_items.ranking is not None:
+            histories = KnownHistories.of(entities, scores.shape[1] - FIRST, self.catalog.hidden_ids)
+        return self.new_items.extend(scores, histories)
 
     @torch.no_grad()
     def _model_scores(self, state: State) -> Tensor:
@@ -224,15 +234,19 @@ class Recommender:
     def _rank(self, state: State) -> Tensor:
         return self.bundle.predictor.rank(self.body, state)
 
-    def score_catalog(self, state: State, query: EncodedQuery | None = None) -> Tensor:
-        """Score one entity's whole catalogue, [C], in the context of a query where there is one."""
-        return self.score_catalogs(state, query)[0]
+    def score_catalog(
+        self, state: State, query: EncodedQuery | None = None, entity: EncodedEntity | None = None
+    ) -> Tensor:
+        """Score one entity's whole catalogue, [C], in the context of a query where there is one; see `scores`."""
+        return self.score_catalogs(state, query, None if entity is None else [entity])[0]
 
     @torch.no_grad()
-    def score_catalogs(self, state: State, query: EncodedQuery | None = None) -> Tensor:
-        """Score the whole catalogue for T states, [T, C], in the context of a query where there is one."""
+    def score_catalogs(
+        self, state: State, query: EncodedQuery | None = None, entities: Sequence[EncodedEntity] | None = None
+    ) -> Tensor:
+        """Score the whole catalogue for T states, [T, C], in the context of a query where there is one; as `scores`."""
         if query is None:
-            return self.scores(state)
+            return self.scores(state, entities)
         predictor, items = self.bundle.predictor, torch.arange(query.catalog_size)
         tasks = next(iter(state.values())).shape[0]
         rows = query.rows.map(lambda t: t.expand(tasks, *t.shape[1:]))
@@ -240,7 +254,7 @@ class Recommender:
             scores = predictor.choose(self.body, state, rows, items.expand(tasks, 1, -1))[:, 0]
             return scores.masked_fill(items < FIRST, 0.0)
         wide = rows.map(lambda t: t.expand(tasks, len(items), *t.shape[2:]))
-        return self._extend(predictor.score(self.body, state, replace(wide, item=items.expand(tasks, -1))))
+        return self._extend(predictor.score(self.body, state, replace(wide, item=items.expand(tasks, -1))), entities)
 
     @torch.no_grad()
     def score_rows(self, state: State, rows: Interactions) -> Tensor:

@@ -20,8 +20,8 @@ from recsys_meta.core.types import FloatArray, IntArray
 from recsys_meta.episodes.item_split import COLD_TEST, COLD_VALID, TRAIN, WARM_TEST, ItemSplit
 from recsys_meta.evaluation.curve import ColdStartCurve
 from recsys_meta.evaluation.new_items.item_point import BLOCK, ItemPoint
-from recsys_meta.evaluation.new_items.merged_lists import CataloguePlacement
 from recsys_meta.evaluation.new_items.whole_catalogue import WholeCatalogue
+from recsys_meta.models.new_items.catalogue_placement import CataloguePlacement
 from recsys_meta.models.new_items.item_content import ItemContent
 from recsys_meta.models.new_items.item_task import ItemTask, Scores
 from recsys_meta.models.new_items.methods import ITEM_BASELINES, ItemMethod
@@ -136,11 +136,21 @@ class ItemEvaluation:
             values[k] = self._test(name, blended(signals, weights), k)
         return ColdStartCurve(name, self.entities(), values)
 
-    def placed(self, name: str, build: Callable[[ItemTask, WholeCatalogue], Scores]) -> ColdStartCurve:
-        """Curve of a method without choices, whose scores say where new items stand among known ones."""
+    @property
+    def whole(self) -> WholeCatalogue:
+        """Ranking of the whole catalogue."""
+        return self._whole
+
+    def validation_point(self, shots: int) -> ItemPoint:
+        """The point of validation items with some first rows each."""
+        return self._point(COLD_VALID, shots)
+
+    def placed(self, name: str, build: Callable[[ItemTask], Scores]) -> ColdStartCurve:
+        """Curve of a method whose scores say where new items stand among known ones, in the units of
+        `WholeCatalogue.known_scores`."""
         values = {}
         for k in self.shots:
-            scores = build(self._point(COLD_TEST, k).task, self._whole)
+            scores = build(self._point(COLD_TEST, k).task)
             self.chosen.setdefault(name, {})[k] = {}
             values[k] = self._test(name, scores, k, is_placed=True)
         return ColdStartCurve(name, self.entities(), values)

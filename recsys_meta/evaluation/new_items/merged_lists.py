@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from recsys_meta.core.types import FloatArray, IntArray
 from recsys_meta.metrics.ranking_metrics import metrics_of_lists, ndcg_of_hits
+from recsys_meta.models.new_items.catalogue_placement import CataloguePlacement
 
 DEPTH = 20
 KEPT = 10
@@ -28,14 +30,6 @@ MOST_LOSS = 0.01
 
 CONFIDENCE = 1.645
 """Standard errors by which the loss in validation must stay below that: with a chance of 95% it then does elsewhere."""
-
-
-class CataloguePlacement(NamedTuple):
-    """Place of new items among known ones, in deviations of an entity's scores of known items: sign(z) log(1 + |z|) of
-    a new item's standardized score z, times `scale`, plus `offset`, counted from the tenth known item of the entity."""
-
-    scale: float
-    offset: float
 
 
 class LeadingItems(NamedTuple):
@@ -77,29 +71,29 @@ class MergedLists:
         """Metrics [u] of the new items among all."""
         return _arrays(metrics_of_lists(self._hits(placement)[1], self.new.total))
 
-    def choose_placement(self) -> CataloguePlacement:
+    def choose_placement(self, lifts: Sequence[float] = (math.inf,)) -> CataloguePlacement:
         """Choose where new items stand: of the places that surely cost known ones little the one where lists are best.
 
-        For each scale that is the highest offset at which the upper bound of the known items' loss is `MOST_LOSS`; of
-        these the one with the highest nDCG@20 of lists in which known and new items count alike.
+        For each scale and lift that is the highest offset at which the upper bound of the known items' loss is
+        `MOST_LOSS`; of these the one with the highest nDCG@20 of lists in which known and new items count alike.
         """
-        return max((self._highest(scale) for scale in SCALES), key=self._quality)
+        return max((self._highest(scale, lift) for lift in lifts for scale in SCALES), key=self._quality)
 
     def _quality(self, placement: CataloguePlacement) -> float:
         known, new = self._hits(placement)
         return float(ndcg_of_hits(known | new, self.known.total + self.new.total).nanmean())
 
-    def _highest(self, scale: float) -> CataloguePlacement:
+    def _highest(self, scale: float, lift: float) -> CataloguePlacement:
         """Find the highest offset: known items lose the more the higher new ones stand, and nothing below them all."""
-        parts = self.known.scores - self._tenth, self._form(scale)
+        parts = self.known.scores - self._tenth, scale * self.new.scores.abs().log1p()
         low, high = -1.0, 1.0
         finite = [part[part.isfinite()].abs().max() for part in parts if part.isfinite().any()]
         low, high = low - float(sum(finite)), high + float(sum(finite))
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            is_dear = self._most_loss(CataloguePlacement(scale, middle)) > MOST_LOSS
+            is_dear = self._most_loss(CataloguePlacement(scale, middle, lift)) > MOST_LOSS
             low, high = (low, middle) if is_dear else (middle, high)
-        return CataloguePlacement(scale, low)
+        return CataloguePlacement(scale, low, lift)
 
     def _most_loss(self, placement: CataloguePlacement) -> float:
         """Upper bound of the share of their nDCG@10 that known items lose; 0 where they have none."""
@@ -121,15 +115,11 @@ class MergedLists:
             return torch.zeros(len(self.known.scores), 1)
         return self.known.scores.gather(1, last).nan_to_num(neginf=0.0)
 
-    def _form(self, scale: float) -> Tensor:
-        z = self.new.scores
-        return torch.where(z.isfinite(), scale * z.sign() * z.abs().log1p(), -torch.inf)
-
     def _hits(self, placement: CataloguePlacement | None) -> tuple[Tensor, Tensor]:
         """Hits [u, DEPTH] of known and of new items in the lists."""
         moved = self.new.scores
         if placement is not None:
-            moved = self._tenth + placement.offset + self._form(placement.scale)
+            moved = torch.where(moved.isfinite(), placement.place(moved.nan_to_num(), self._tenth), -torch.inf)
         both = torch.cat([self.known.scores, moved], 1)
         order = both.sort(dim=1, descending=True, stable=True).indices[:, :DEPTH]
         none = [torch.zeros_like(part.hits) for part in (self.known, self.new)]

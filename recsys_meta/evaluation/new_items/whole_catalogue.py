@@ -3,6 +3,7 @@ once a model is trained on them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import NamedTuple
 
@@ -14,8 +15,9 @@ import torch
 from recsys_meta.core.types import FloatArray, IntArray
 from recsys_meta.episodes.item_split import COLD_TEST, COLD_VALID, WARM_TEST, WARM_VALID, ItemSplit, binary_rows
 from recsys_meta.evaluation.new_items.item_point import ItemPoint
-from recsys_meta.evaluation.new_items.merged_lists import CataloguePlacement, LeadingItems, MergedLists
+from recsys_meta.evaluation.new_items.merged_lists import LeadingItems, MergedLists
 from recsys_meta.metrics.ranking_metrics import NEW_ITEMS, ndcg, new_item_metrics
+from recsys_meta.models.new_items.catalogue_placement import CataloguePlacement
 from recsys_meta.models.new_items.item_task import ItemTask, Scores
 from recsys_meta.models.new_items.known_items import KnownItemRanker, KnownSetting
 
@@ -114,6 +116,12 @@ class WholeCatalogue:
             lists.known_metrics(placement),
             later.new_metrics(placement),
             self._trained[shots],
+        )
+
+    def choose_placement(self, relevance: Scores, valid: ItemPoint, lifts: Sequence[float]) -> CataloguePlacement:
+        """Choose on validation rows where new items stand by their relevance, which is standardized already."""
+        return MergedLists(self._valid_known, self._leading_new(relevance, True, valid, valid.query)).choose_placement(
+            lifts
         )
 
     def _leading_known(self, part: int) -> LeadingItems:

@@ -60,7 +60,7 @@ def most_informative_items(
     items = _candidates(recommender, entity)
     if not len(items) or n < 1:
         return []
-    scores = recommender.scores(recommender.adapt([entity]))[0]
+    scores = recommender.scores(recommender.adapt([entity]), [entity])[0]
     probability = _answer_probability(recommender, entity, scores, items)
     if strategy == "evidence":
         order, value = _evidence(recommender, entity, scores, items, n)
@@ -171,7 +171,8 @@ def _prediction_changes(
     step = max(1, MAX_BATCH_FLOATS // len(scores))
     chunks = []
     for start in range(0, len(cases), step):
-        after = recommender.scores(recommender.adapt(cases[start : start + step]))
+        some = cases[start : start + step]
+        after = recommender.scores(recommender.adapt(some), some)
         chunks.append(_coordinates(recommender, after, probes) - _coordinates(recommender, scores[None], probes))
     return torch.cat(chunks)
 

@@ -105,7 +105,8 @@ def _scores(
     compares = recommender.bundle.schema.objective in ("ranking", "choice")
     chunks = []
     for start in range(0, len(cases), step):
-        scores = recommender.score_catalogs(recommender.adapt(cases[start : start + step]), query)
+        some = cases[start : start + step]
+        scores = recommender.score_catalogs(recommender.adapt(some), query, some)
         chunks.append(_log_odds(scores, items) if compares else scores[:, items])
     return torch.cat(chunks)
 

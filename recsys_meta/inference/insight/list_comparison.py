@@ -115,7 +115,7 @@ def _side(
         allowed[catalog.hidden_ids] = False
     if not allowed.any():
         return _ScoredEntity(entity, query, np.full(size, -np.inf))
-    scores = recommender.score_catalog(recommender.adapt([entity]), query).numpy()
+    scores = recommender.score_catalog(recommender.adapt([entity]), query, entity).numpy()
     return _ScoredEntity(entity, query, np.where(allowed & np.isfinite(scores), scores, -np.inf))
 
 

@@ -105,7 +105,7 @@ def _ranking_losses(
     known = [entities[i] for i in indices]
     item = torch.tensor([items[i] for i in indices])
     listable = _listable(known, recommender.catalog)
-    scores = recommender.scores(recommender.adapt(known))
+    scores = recommender.scores(recommender.adapt(known), known)
     scores_unadapted = recommender.scores(recommender.adapt([_without_events(entity) for entity in known]))
     size = FIRST + len(recommender.own_items)
     values = zip(

@@ -6,20 +6,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.feature_tensors import encode_raw
 from recsys_meta.core.schema import FeatureField
+from recsys_meta.core.types import FIRST, IntArray
 from recsys_meta.inference.new_items.content_columns import ContentColumns
+from recsys_meta.inference.new_items.known_content import KnownContent
 from recsys_meta.inference.new_items.new_item_block import NewItemBlock, build_block
 from recsys_meta.inference.new_items.probe_entities import probe_requests
+from recsys_meta.inference.new_items.relevance_choices import RelevanceChoices
 from recsys_meta.inference.new_items.score_projection import ScoreProjection, fit_projection
 from recsys_meta.inference.new_items.stored_items import Evidence, StoredItem
 from recsys_meta.inference.requests.entity import EntityRequest, RawFeatures
 from recsys_meta.models.bundle import Bundle
 from recsys_meta.models.functional.embeddings import catalogue_features
+from recsys_meta.models.new_items.content_profiles import ContentProfiles, ContentValues, Rows
+from recsys_meta.models.new_items.signal_blend import ContentForm
 
 MOST_COLUMNS, LEAST_COLUMNS = 128, 16
 """Columns that content is reduced to."""
@@ -71,8 +78,21 @@ class ItemPlacer:
         if not bool(torch.isfinite(scores).all()):
             raise DataError("the model's scores are not finite")
         features = catalogue_features(self._bundle.params)
-        content = self.columns.encode({k: v[2:] for k, v in features.items()}, len(self._names))
+        content = self.columns.encode({k: v[FIRST:] for k, v in features.items()}, len(self._names))
         return fit_projection(scores, content, self._bundle.popularity, MOST_TASTES, PLACES)
+
+    @cached_property
+    def known(self) -> KnownContent:
+        """Content of the model's own items, and what was chosen for new ones."""
+        features = {k: v[FIRST:] for k, v in catalogue_features(self._bundle.params).items()}
+        values = ContentValues.fit(features, named_items(self._bundle))
+        groups = ContentProfiles(values, ContentForm()).groups
+        return KnownContent(
+            values,
+            self.columns.encode(features, len(self._names)),
+            np.asarray(self._bundle.popularity[FIRST:].numpy()),
+            RelevanceChoices.read(self._bundle.about, groups),
+        )
 
     def encode(self, items: Sequence[StoredItem]) -> dict[str, Tensor]:
         """Encode the features of N items: name -> ids [N, L] or numbers [N]. What this model cannot read is left out:
@@ -105,8 +125,28 @@ class ItemPlacer:
     def place(self, items: Sequence[StoredItem], features: Mapping[str, Tensor], evidence: Evidence) -> NewItemBlock:
         """Place items by their encoded features and their first events. Raises what the model raises."""
         content = self.columns.encode(features, len(items))
-        names, orders = [item.name for item in items], self._bundle.schema.objective == "ranking"
-        return build_block(self.projection, names, content, evidence, stretched=orders)
+        names = [item.name for item in items]
+        if self._bundle.schema.objective != "ranking":
+            return build_block(self.projection, names, content, evidence)
+        return build_block(self.projection, names, content, evidence, self.known, self._rows(names, features))
+
+    def _rows(self, names: Sequence[str], features: Mapping[str, Tensor]) -> Rows:
+        """Features of new items as rows of values, with links to and from the model's own."""
+        values, vocab = self.known.values, self._bundle.vocab.values
+        called = {}
+        for name in values.links:
+            position = vocab[f"item.{name}"].get_indexer(pd.Index(list(names), dtype="str"))
+            called[name] = np.where(position >= 0, position + FIRST, 0)
+        return values.rows(features, called)
+
+
+def named_items(bundle: Bundle) -> dict[str, IntArray]:
+    """Find which of a model's items each padded id of a feature names, by feature: positions, -1 for none."""
+    vocab = bundle.vocab.values
+    fields = [f.name for f in bundle.schema.item_features if f"item.{f.name}" in vocab]
+    return {
+        name: np.concatenate([np.full(FIRST, -1), vocab["item"].get_indexer(vocab[f"item.{name}"])]) for name in fields
+    }
 
 
 def join_features(first: Tensor, second: Tensor) -> Tensor:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from recsys_meta.inference.new_items.exposure import EVENT_BINS
+from recsys_meta.core.types import FIRST
+from recsys_meta.inference.new_items.item_relevance import EntityInputs, ItemRelevance, SignalInputs
+from recsys_meta.inference.new_items.known_content import KnownContent
+from recsys_meta.inference.new_items.known_histories import KnownHistories, KnownLevels
+from recsys_meta.inference.new_items.relevance_choices import event_bin
 from recsys_meta.inference.new_items.score_projection import ScoreProjection
 from recsys_meta.inference.new_items.stored_items import Evidence, ItemEvidence
 from recsys_meta.models.functional.linear_algebra import batch_invariant_product
+from recsys_meta.models.new_items.catalogue_placement import place_scores
+from recsys_meta.models.new_items.content_profiles import Rows
 
 TARGET = 1.5
 """Deviations by which an item is above what content and popularity say of it, for an entity that liked it."""
@@ -27,9 +36,6 @@ MOST_SPREAD = 3.0
 MOST_GUIDES = 20
 """Entities that liked an item whose tastes are looked at: the first ones."""
 
-MOST_SAMPLED = 5000
-"""Items that a factor is chosen on, about."""
-
 Basis = Literal["content", "popularity"]
 """What a new item was placed by, beside its first events."""
 
@@ -38,7 +44,7 @@ Basis = Literal["content", "popularity"]
 class NewItemBlock:
     """N new items. vectors [K + 1 + R, N] for coordinates of `projection`; popularity [N]: expected log counts; events
     [N]: likes that were counted; has_content [N]: True where a feature is one that items of the model have; places
-    [N, D]: as those of the projection."""
+    [N, D]: as those of the projection; ranking: where scores only order items, else None."""
 
     projection: ScoreProjection
     names: Sequence[str]
@@ -47,25 +53,72 @@ class NewItemBlock:
     events: Sequence[int]
     has_content: Sequence[bool]
     places: Tensor
+    ranking: NewItemRanking | None
 
-    def extend(self, scores: Tensor) -> Tensor:
-        """Append scores of the new items to scores [T, C]: [T, C + N]."""
+    def extend(self, scores: Tensor, histories: KnownHistories | None = None) -> Tensor:
+        """Append scores of the new items to scores [T, C]: [T, C + N]. Without histories nothing is known of what
+        entities met."""
         coordinates = batch_invariant_product(scores, self.projection.table)
+        if self.ranking is None:
+            new = self._expected(coordinates)
+        else:
+            new = self.ranking.scores(scores[:, FIRST:], coordinates[:, :-1], histories)
+        return torch.cat([scores, new], 1)
+
+    def _expected(self, coordinates: Tensor) -> Tensor:
+        """Expected scores [T, N] of the new items, in the units of the model."""
         # The product of one column is another program of the library, with other last bits for other batches.
         columns = self.vectors if len(self.names) > 1 else self.vectors.expand(-1, 2)
-        new = batch_invariant_product(coordinates[:, :-1], columns)[:, : len(self.names)] + coordinates[:, -1:]
-        return torch.cat([scores, new], 1)
+        return batch_invariant_product(coordinates[:, :-1], columns)[:, : len(self.names)] + coordinates[:, -1:]
+
+    def digest(self) -> bytes:
+        """Digest of all that scores of the new items depend on beside the model."""
+        digest = hashlib.blake2b(repr(list(self.names)).encode(errors="replace"), digest_size=16)
+        digest.update(self.vectors.numpy().tobytes())
+        if self.ranking is not None:
+            digest.update(self.ranking.relevance.content)
+        return digest.digest()
 
     def basis(self, position: int) -> tuple[Basis, int]:
         """Return what a new item was placed by, and the number of its first events."""
         return "content" if self.has_content[position] else "popularity", self.events[position]
 
 
+@dataclass(frozen=True)
+class NewItemRanking:
+    """Ranking of new items among known ones: their relevance, and the scale, offset and lift [3, N] of each one's
+    place (`CataloguePlacement`)."""
+
+    relevance: ItemRelevance
+    places: Tensor
+
+    def scores(self, known: Tensor, coordinates: Tensor, histories: KnownHistories | None) -> Tensor:
+        """Scores [T, N] of new items beside those of known ones [T, M], of which coordinates are given."""
+        if histories is None:
+            none = sp.csr_matrix(tuple(known.shape), dtype=np.float32)
+            histories = KnownHistories(none, np.ones(tuple(known.shape), bool))
+        z = torch.from_numpy(self.relevance.scores(entity_inputs(known, coordinates, histories))).double()
+        levels = KnownLevels.of(known, histories.unmet)
+        mean, spread, tenth = (torch.from_numpy(level) for level in levels)
+        return (mean + spread * place_scores(z, (tenth - mean) / spread, *self.places)).float()
+
+
+def entity_inputs(known: Tensor, coordinates: Tensor, histories: KnownHistories) -> EntityInputs:
+    """Collect what relevance depends on, of entities with scores [T, M] of known items."""
+    whole = KnownLevels.of(known, np.ones(tuple(known.shape), bool)).deviation
+    return EntityInputs(coordinates.numpy() / whole, histories.liked, histories.unmet)
+
+
 def build_block(
-    projection: ScoreProjection, names: Sequence[str], content: Tensor, evidence: Evidence, *, stretched: bool = True
+    projection: ScoreProjection,
+    names: Sequence[str],
+    content: Tensor,
+    evidence: Evidence,
+    known: KnownContent | None = None,
+    rows: Rows | None = None,
 ) -> NewItemBlock:
-    """Place new items by their content [N, K] and first events; `stretched` where scores only order items, so that
-    lists hold the new ones as often as others of their popularity."""
+    """Place new items by their content [N, K] and first events; where scores only order items also by `rows` of their
+    features, as the model's own are `known`."""
     x = content - projection.content
     has_content = content.any(1) if content.shape[1] else torch.zeros(len(names), dtype=torch.bool)
     x = x * has_content[:, None]  # without content an item is an average one
@@ -74,33 +127,50 @@ def build_block(
     shape = _gamma_shape(projection.spread)
     excess = _popularity_excess(expected, first, shape)
     taste = _taste_vectors(projection, first)
-    events = torch.tensor([0 if one is None else one.events for one in first])
-    popularity, doubt = expected + excess, shape / (shape + events)
+    events = [0 if one is None else one.events for one in first]
     vectors = torch.cat([x, excess[:, None], taste], 1)
-    rate = projection.exposure.expected(popularity, projection.spread * doubt.sqrt())
-    if stretched:
-        vectors = vectors * _stretch(projection, vectors, events, rate)[:, None]
     columns = projection.probes @ vectors.T
+    ranking = None
+    if known is not None:
+        inputs = _signal_inputs(projection, vectors, expected + excess, first, known, rows or {})
+        places = [known.choices.of(b).placement for b in inputs.bins.tolist()]
+        relevance = ItemRelevance(inputs, known.choices)
+        ranking = NewItemRanking(relevance, torch.tensor(places, dtype=torch.float64).reshape(-1, 3).T)
     return NewItemBlock(
         projection,
         list(names),
         vectors.T.contiguous(),
-        popularity,
-        events.tolist(),
+        expected + excess,
+        events,
         has_content.tolist(),
         columns.T @ projection.axes,
+        ranking,
     )
 
 
-def _stretch(projection: ScoreProjection, vectors: Tensor, events: Tensor, rate: Tensor) -> Tensor:
-    """Factors [N] that make lists hold items with about as many events as often as their rates [N] say."""
-    factor = torch.ones(len(vectors))
-    group = torch.bucketize(events, torch.tensor(EVENT_BINS), right=True)
-    for one in set(group.tolist()):
-        rows = (group == one).nonzero()[:, 0]
-        sample = rows[:: max(1, len(rows) // MOST_SAMPLED)]
-        factor[rows] = projection.exposure.stretch(projection.probes @ vectors[sample].T, rate[sample])
-    return factor
+def _signal_inputs(
+    projection: ScoreProjection,
+    vectors: Tensor,
+    popularity: Tensor,
+    evidence: Sequence[ItemEvidence | None],
+    known: KnownContent,
+    rows: Rows,
+) -> SignalInputs:
+    """Collect what the signals are made of; the reference items are as new ones without events."""
+    x = known.content[known.positions] - projection.content
+    width = x.shape[1] + 1
+    level, spread = projection.popularity[-1], max(float(np.log1p(known.counts).std()), 1e-3)
+    expected = torch.cat([level + x @ projection.popularity[:-1], popularity])
+    return SignalInputs(
+        profiles=known.profiles.known,
+        targets=known.targets(rows),
+        vectors=torch.cat([torch.nn.functional.pad(x, (0, 1)), vectors[:, :width]]).numpy(),
+        popularity=((expected - level) / spread).numpy(),
+        taste=vectors[:, width:].numpy(),
+        shared=known.shared_users(evidence),
+        reference=known.positions,
+        bins=np.array([event_bin(0 if one is None else one.events) for one in evidence], np.int64),
+    )
 
 
 def _popularity_excess(expected: Tensor, evidence: Sequence[ItemEvidence | None], shape: float) -> Tensor:

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import FIRST
-from recsys_meta.inference.new_items.exposure import ExposureRate, fit_exposure
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 """Penalties of the regression that are tried, in units of the mean square of a column."""
@@ -41,7 +40,7 @@ class ScoreProjection:
     [K + 1]: regression of log popularity on content, its last number the mean; spread: standard deviation of log
     popularity around it; average [R]: mean h of the probes; explained: share of the scores' variance that content
     explains, each item left out in turn; places [C, D]: items in the space of the probes' scores, and axes [P, D] that
-    project columns of such scores on it; probes [P, K + 1 + R]: their coordinates; exposure: how often they list items.
+    project columns of such scores on it; probes [P, K + 1 + R]: their coordinates.
     """
 
     table: Tensor
@@ -53,7 +52,6 @@ class ScoreProjection:
     places: Tensor
     axes: Tensor
     probes: Tensor
-    exposure: ExposureRate
 
     @property
     def rank(self) -> int:
@@ -98,7 +96,6 @@ def fit_projection(scores: Tensor, content: Tensor, counts: Tensor, rank: int, d
         spread=spread,
         average=(s @ columns[:, -1 - taste.shape[1] : -1]).mean(0).float(),
         explained=float(1 - ((s - alone).square() @ weight).sum() / (s.square() @ weight).sum().clamp(min=1e-12)),
-        exposure=fit_exposure(s, p),
         **_places(s, columns[:, :-1], dims),
     )
 

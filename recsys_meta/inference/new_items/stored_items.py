@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -26,12 +26,14 @@ class ItemEvidence(NamedTuple):
     """First events of a new item.
 
     events: likes; traffic: events of all items since it came, as a share of those that the model was trained on; tastes
-    [n, R]: coordinates of entities that liked it (`Recommender.tastes`).
+    [n, R]: coordinates of entities that liked it (`Recommender.tastes`); histories: ids of the model's own items that
+    each of these liked.
     """
 
     events: int
     traffic: float
     tastes: Tensor
+    histories: Sequence[Sequence[int]] = ()
 
 
 Evidence = Mapping[str, ItemEvidence]

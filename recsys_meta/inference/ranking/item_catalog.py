@@ -130,6 +130,5 @@ def _digest(new: NewItemBlock | None, hidden: IntArray, titles: Mapping[str, str
         return ""
     digest = hashlib.blake2b(hidden.tobytes() + repr(sorted(titles.items())).encode(errors="replace"), digest_size=12)
     if new is not None:
-        digest.update(repr(list(new.names)).encode(errors="replace"))
-        digest.update(new.vectors.numpy().tobytes())
+        digest.update(new.digest())
     return digest.hexdigest()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse as sp
 
 from recsys_meta.core.dataset import Dataset, FeatureColumn
@@ -13,6 +14,9 @@ from recsys_meta.core.types import FIRST, FloatArray, IntArray
 
 LINK_SHARE = 0.5
 """Share of a feature's values that are names of items, from which on the feature links items with one another."""
+
+LINKED_SHARE = 0.1
+"""Share of the items that such values name, at least."""
 
 BINS = 10
 """Bins of equal content that a number is told by: each is in two of them."""
@@ -51,10 +55,22 @@ class ItemContent:
         return matrix.dot(sp.diags(np.where(everywhere >= least, idf, 0).astype(np.float32))).tocsr()
 
 
-def unit_rows(matrix: sp.csr_matrix, power: float = 1.0) -> sp.csr_matrix:
-    """Divide rows by their length to a power; empty ones stay."""
-    length = np.sqrt(np.asarray(matrix.multiply(matrix).sum(1))).ravel()
+def unit_rows(matrix: sp.csr_matrix, power: float = 1.0, added: float = 0.0) -> sp.csr_matrix:
+    """Divide rows by their length to a power; empty ones stay. `added` to the squared length keeps rows of few values
+    from counting as much as those of many."""
+    length = np.sqrt(squared_lengths(matrix) + added)
     return sp.diags((np.where(length > 0, length, 1) ** -power).astype(np.float32)).dot(matrix).tocsr()
+
+
+def squared_lengths(matrix: sp.csr_matrix) -> FloatArray:
+    """Squared length of each row."""
+    squares: FloatArray = np.asarray(matrix.multiply(matrix).sum(1)).ravel()
+    return squares
+
+
+def mean_square(matrix: sp.csr_matrix) -> float:
+    """Mean squared length of rows; 0 without any."""
+    return float(squared_lengths(matrix).mean()) if matrix.shape[0] else 0.0
 
 
 def _field_matrix(data: Dataset, name: str, column: FeatureColumn, known: IntArray) -> sp.csr_matrix:
@@ -66,7 +82,13 @@ def _field_matrix(data: Dataset, name: str, column: FeatureColumn, known: IntArr
     shape = (len(column), column.size)
     matrix = sp.csr_matrix((np.ones(keep.sum(), np.float32), (row[keep], values[keep])), shape=shape)
     position = data.vocab.ids("item", data.vocab.values[f"item.{name}"])
-    return _links(matrix, position) if (position >= FIRST).mean() > LINK_SHARE else matrix
+    return _links(matrix, position) if is_link(position >= FIRST, len(known)) else matrix
+
+
+def is_link(names_item: npt.NDArray[np.bool_], items: int) -> bool:
+    """Say whether a feature links items: its values name items, most of them, and a good part of the items. Years are
+    no links where items have numbers for names."""
+    return bool(len(names_item)) and names_item.mean() > LINK_SHARE and names_item.sum() > LINKED_SHARE * items
 
 
 def _links(matrix: sp.csr_matrix, position: IntArray) -> sp.csr_matrix:
@@ -86,24 +108,34 @@ def _links(matrix: sp.csr_matrix, position: IntArray) -> sp.csr_matrix:
 
 def _number_bins(values: FloatArray, known: IntArray) -> sp.csr_matrix:
     """Shares [C, BINS] of numbers in the two nearest of some quantiles of the known items."""
-    finite = values[known][np.isfinite(values[known])]
-    level = np.unique(np.quantile(finite, np.linspace(0, 1, BINS))) if len(finite) else np.zeros(0)
-    if len(level) < 2:
+    return bin_shares(values, number_levels(values[known][np.isfinite(values[known])]))
+
+
+def number_levels(finite: FloatArray) -> FloatArray:
+    """Find the different ones of some quantiles of numbers, which bins of equal content stand at."""
+    levels: FloatArray = np.unique(np.quantile(finite, np.linspace(0, 1, BINS))) if len(finite) else np.zeros(0)
+    return levels
+
+
+def bin_shares(values: FloatArray, levels: FloatArray) -> sp.csr_matrix:
+    """Shares [N, BINS] of numbers [N], each in the two nearest of the levels; none where there are fewer than two."""
+    if len(levels) < 2:
         return sp.csr_matrix((len(values), BINS), dtype=np.float32)
     row = np.flatnonzero(np.isfinite(values))
-    place = np.interp(values[row], level, np.arange(len(level)))
-    low = np.minimum(place.astype(np.int64), len(level) - 2)
+    place = np.interp(values[row], levels, np.arange(len(levels)))
+    low = np.minimum(place.astype(np.int64), len(levels) - 2)
     share = np.stack([low + 1 - place, place - low]).astype(np.float32)
     cells = np.tile(row, 2), np.concatenate([low, low + 1])
     return sp.csr_matrix((share.ravel(), cells), shape=(len(values), BINS))
 
 
 def content_kernel(
-    rows: sp.csr_matrix, new: IntArray, known: IntArray, most: int, length: float = 1.0
+    rows: sp.csr_matrix, new: IntArray, known: IntArray, most: int, length: float = 1.0, smooth: float = 0.0
 ) -> sp.csr_matrix:
     """Similarity [M, N] of known to new items, the `most` largest of each new item: cosines of their content, in which
-    the length of a new item counts with the power `length`."""
-    of_known, of_new, parts = unit_rows(rows[known]).T.tocsr(), unit_rows(rows[new], length), []
+    the length of a new item counts with the power `length`, and squared lengths are more by `smooth` mean ones."""
+    added = smooth * mean_square(rows[known])
+    of_known, of_new, parts = unit_rows(rows[known], 1.0, added).T.tocsr(), unit_rows(rows[new], length, added), []
     step = max(1, 20_000_000 // max(len(known), 1))
     for start in range(0, len(new), step):
         parts.append(_largest(of_new[start : start + step].dot(of_known).tocsr(), most))

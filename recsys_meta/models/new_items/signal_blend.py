@@ -33,13 +33,20 @@ Quality = Callable[[FloatArray, IntArray], float]
 
 
 class ContentForm(NamedTuple):
-    """Form of the similarity by content: powers of rarity and of a new item's length."""
+    """Form of the similarity by content: powers of rarity and of a new item's length, and what is added to squared
+    lengths, in mean ones: with few values an item is not much like others because it has no more."""
 
     rarity: float = 1.0
     length: float = 1.0
+    smooth: float = 0.0
 
 
-FORMS = tuple(ContentForm(r, n) for r in (1.0, 1.5, 2.0, 3.0) for n in (0.8, 1.0))
+RARITIES = (1.0, 1.5, 2.0, 3.0)
+
+FORMS = (
+    *(ContentForm(r, n) for r in RARITIES for n in (0.8, 1.0)),
+    *(ContentForm(r, 0.8, c) for r in RARITIES for c in (1.0, 4.0)),
+)
 """Forms that are tried."""
 
 
@@ -102,16 +109,17 @@ def _on_bag(quality: Quality, bag: IntArray, scores: FloatArray) -> float:
 
 
 def _greedy(signals: FloatArray, quality: Callable[[FloatArray], float]) -> FloatArray:
+    """Counts of additions as shares, of the best sum there was: a strong signal is added more than once before another
+    one, which would be too much beside it, helps."""
     counts, total, best = np.zeros(len(signals)), np.zeros_like(signals[0]), -np.inf
+    weights: FloatArray = counts
     for _ in range(ROUNDS):
         values = [quality(total + one) for one in signals]
-        if max(values) < best + LEAST_GAIN:
-            break
         first = int(np.argmax(values))
-        best = values[first]
         counts[first] += 1
         total = total + signals[first]
-    weights: FloatArray = counts / counts.sum()
+        if values[first] > best + LEAST_GAIN:
+            best, weights = values[first], counts / counts.sum()
     return weights
 
 

@@ -12,7 +12,7 @@ from scipy.optimize import nnls
 
 from recsys_meta.core.types import FloatArray
 from recsys_meta.models.functional.linear_algebra import truncated_svd
-from recsys_meta.models.new_items.item_content import content_kernel, unit_rows
+from recsys_meta.models.new_items.item_content import content_kernel, mean_square, unit_rows
 from recsys_meta.models.new_items.item_task import ItemTask, Scores, standardize
 
 MOST_ENTRIES = 50_000_000
@@ -29,28 +29,40 @@ SAMPLED_ITEMS = 500
 
 
 def kernel_of(
-    task: ItemTask, names: Sequence[str], power: float = 1.0, least: int = 1, rarity: float = 1.0, length: float = 1.0
+    task: ItemTask,
+    names: Sequence[str],
+    power: float = 1.0,
+    least: int = 1,
+    rarity: float = 1.0,
+    length: float = 1.0,
+    smooth: float = 0.0,
 ) -> sp.csr_matrix:
     """Similarity [M, N] of known to new items by the content of some features, to a power."""
     most = max(20, min(2000, MOST_ENTRIES // max(len(task.new), 1)))
 
     def make() -> sp.csr_matrix:
-        return content_kernel(task.content.rows(names, least, rarity), task.new, task.known, most, length)
+        return content_kernel(task.content.rows(names, least, rarity), task.new, task.known, most, length, smooth)
 
-    plain = task.remember(("kernel", tuple(names), least, rarity, length), make)
+    plain = task.remember(("kernel", tuple(names), least, rarity, length, smooth), make)
     return sp.csr_matrix((plain.data**power, plain.indices, plain.indptr), shape=plain.shape)
 
 
 def profile_scores(
-    task: ItemTask, names: Sequence[str], least: int = 1, rarity: float = 1.0, length: float = 1.0
+    task: ItemTask,
+    names: Sequence[str],
+    least: int = 1,
+    rarity: float = 1.0,
+    length: float = 1.0,
+    smooth: float = 0.0,
 ) -> Scores:
     """Scores by the mean content of a history, which those by `kernel_of` to the power 1 are, without a kernel."""
 
     def make() -> tuple[sp.csr_matrix, sp.csr_matrix]:
         rows = task.content.rows(names, least, rarity)
-        return unit_rows(rows[task.known]), unit_rows(rows[task.new], length)
+        added = smooth * mean_square(rows[task.known])
+        return unit_rows(rows[task.known], 1.0, added), unit_rows(rows[task.new], length, added)
 
-    return task.by_profile(*task.remember(("profile", tuple(names), least, rarity, length), make))
+    return task.by_profile(*task.remember(("profile", tuple(names), least, rarity, length, smooth), make))
 
 
 def nearest_entries(kernel: sp.csr_matrix, most: int) -> sp.csr_matrix:
