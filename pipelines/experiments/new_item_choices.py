@@ -56,8 +56,8 @@ def choose_weights(
     signals = _relevance(build(RelevanceChoices(form, [BinChoices(first.bins[0].weights, moments)])))
     z = signals.standardize(raw, entities.unmet[:, relevance.reference])[:, :, count:]
     weights = select_weights(z, quality)
-    chosen = {n: float(w) for n, w in zip(relevance.names, weights, strict=True) if w > 1e-3 * weights.max()}
-    return BinChoices(chosen, {name: one for name, one in moments.items() if name in chosen})
+    shares = {n: float(w) for n, w in zip(relevance.names, weights, strict=True) if w > 1e-3 * weights.max()}
+    return BinChoices(shares, {name: one for name, one in moments.items() if name in shares})
 
 
 def _relevance(block: NewItemBlock) -> ItemRelevance:

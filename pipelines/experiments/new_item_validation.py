@@ -110,8 +110,8 @@ class HeldOutItems:
             def build(choices: RelevanceChoices, at: IntArray = at, events: int = events) -> NewItemBlock:
                 return self._block(at, events, choices)
 
-            chosen = choose_weights(build, form, groups, self._entity_inputs, self._quality(at))
-            bins.append(self._with_placement(chosen, build(RelevanceChoices(form, [chosen])), at))
+            choices_of_bin = choose_weights(build, form, groups, self._entity_inputs, self._quality(at))
+            bins.append(self._with_placement(choices_of_bin, build(RelevanceChoices(form, [choices_of_bin])), at))
         return RelevanceChoices(form, bins)
 
     def _with_placement(self, chosen: BinChoices, block: NewItemBlock, at: IntArray) -> BinChoices:
@@ -173,9 +173,9 @@ class HeldOutItems:
 
     @cached_property
     def histories(self) -> KnownHistories:
-        """What the entities liked among known items, in their supports."""
-        liked = self._liked(self._episodes)
-        return KnownHistories(liked, liked.toarray() == 0)
+        """Likes of the entities among known items, in their supports."""
+        likes = self._liked(self._episodes)
+        return KnownHistories(likes, likes.toarray() == 0)
 
     def _liked(self, batches: Sequence[TaskBatch]) -> sp.csr_matrix:
         column = np.full(self.inputs.data.catalogue, -1)
@@ -193,14 +193,14 @@ class HeldOutItems:
 
     @cached_property
     def _likes(self) -> Tensor:
-        """What the entities liked beside their supports, [u, C - FIRST] bool."""
+        """Likes of the entities beside their supports, [u, C - FIRST] bool."""
         entities = np.concatenate([batch.entity.numpy() for batch in self._episodes])
         task, item, _ = self._index.of_entities(entities)
         likes = torch.zeros(len(entities), len(self.bundle.popularity), dtype=torch.bool)
         likes[task, item] = True
         likes = likes[:, FIRST:]
-        met = self.histories.liked.tocoo()
-        likes[torch.from_numpy(met.row).long(), torch.from_numpy(self.known[met.col])] = False
+        support = self.histories.liked.tocoo()
+        likes[torch.from_numpy(support.row).long(), torch.from_numpy(self.known[support.col])] = False
         return likes
 
     def _quality(self, at: IntArray) -> Quality:
@@ -221,28 +221,28 @@ class HeldOutItems:
 
     @cached_property
     def _named(self) -> dict[str, IntArray]:
-        """Which of the model's items each padded id of a feature names."""
+        """Items that the padded ids of a feature name."""
         return named_items(self.bundle)
 
     @cached_property
     def _values(self) -> ContentValues:
         position = np.full(len(self.known) + len(self.new) + 1, -1)
         position[self.known] = np.arange(len(self.known))
-        return ContentValues.fit(self._features[0], {name: position[named] for name, named in self._named.items()})
+        return ContentValues.fit(self._features[0], {name: position[ids] for name, ids in self._named.items()})
 
     def _rows(self, at: IntArray) -> Rows:
-        called = {}
+        own_ids = {}
         for name in self._values.links:
             by_item = np.zeros(len(self.known) + len(self.new) + 1, np.int64)
             by_item[self._named[name]] = np.arange(len(self._named[name]))
-            called[name] = by_item[self.new[at]]
-        return self._values.rows({name: values[at] for name, values in self._features[1].items()}, called)
+            own_ids[name] = by_item[self.new[at]]
+        return self._values.rows({name: values[at] for name, values in self._features[1].items()}, own_ids)
 
     @cached_property
     def _contents(self) -> tuple[Tensor, Tensor]:
         known, new = self._features
-        padded = {k: torch.cat([v[:1].expand(FIRST, *v.shape[1:]), v]) for k, v in known.items()}
-        columns = ContentColumns.fit(padded, MOST_COLUMNS)
+        catalogue = {k: torch.cat([v[:1].expand(FIRST, *v.shape[1:]), v]) for k, v in known.items()}
+        columns = ContentColumns.fit(catalogue, MOST_COLUMNS)
         return columns.encode(known, len(self.known)), columns.encode(new, len(self.new))
 
     @cached_property
@@ -281,8 +281,8 @@ class HeldOutItems:
         if not batches:
             return np.zeros(0, np.int64), torch.zeros(0, self._projection.rank), []
         entities = np.concatenate([batch.entity.numpy() for batch in batches])
-        liked = self._liked(batches)
-        histories = [(part + FIRST).tolist() for part in np.split(liked.indices, liked.indptr[1:-1])]
+        likes = self._liked(batches)
+        histories = [(part + FIRST).tolist() for part in np.split(likes.indices, likes.indptr[1:-1])]
         return entities, self._projection.tastes(_padded(self._scores_of(batches))), histories
 
     @cached_property

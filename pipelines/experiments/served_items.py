@@ -54,16 +54,16 @@ class ServedItems:
 
         groups = self._known(RelevanceChoices(self._form, ())).profiles.groups
         inputs = self._inputs(entities)
-        chosen = choose_weights(build, self._form, groups, inputs, point.quality_for(entities))
-        ranking = build(RelevanceChoices(self._form, [chosen])).ranking
+        choices_of_bin = choose_weights(build, self._form, groups, inputs, point.quality_for(entities))
+        ranking = build(RelevanceChoices(self._form, [choices_of_bin])).ranking
         if ranking is None:
-            return chosen
+            return choices_of_bin
         relevance = ranking.relevance
 
         def scores(some: IntArray) -> FloatArray:
             return relevance.scores(self._inputs(some))
 
-        return replace(chosen, placement=self._evaluation.whole.choose_placement(scores, point, LIFTS))
+        return replace(choices_of_bin, placement=self._evaluation.whole.choose_placement(scores, point, LIFTS))
 
     @cached_property
     def _form(self) -> ContentForm:
@@ -116,8 +116,8 @@ class ServedItems:
 
     @cached_property
     def _rows(self) -> Rows:
-        called = {name: ids for name, (_, ids) in _named_items(self._data, self._task).items()}
-        return self._values.rows(self._features[1], called)
+        own_ids = {name: ids for name, (_, ids) in _named_items(self._data, self._task).items()}
+        return self._values.rows(self._features[1], own_ids)
 
     @cached_property
     def _projection(self) -> tuple[ScoreProjection, Tensor]:
@@ -140,16 +140,16 @@ class ServedItems:
         traffic = float(task.shots.mean()) * len(task.known) / max(task.history.nnz, 1)
         evidence = {}
         for position in np.flatnonzero(task.shots):
-            liked = first.indices[first.indptr[position] : first.indptr[position + 1]]
-            at = np.searchsorted(users, liked[:MOST_GUIDES])
+            guides = first.indices[first.indptr[position] : first.indptr[position + 1]]
+            at = np.searchsorted(users, guides[:MOST_GUIDES])
             some = [(histories[i] + FIRST).tolist() for i in at]
-            evidence[str(task.new[position])] = ItemEvidence(len(liked), traffic, tastes[torch.from_numpy(at)], some)
+            evidence[str(task.new[position])] = ItemEvidence(len(guides), traffic, tastes[torch.from_numpy(at)], some)
         return evidence
 
 
 def _named_items(data: Dataset, task: ItemTask) -> dict[str, tuple[IntArray, IntArray]]:
     """Which known item each padded id of a feature names, -1 for none; and the ids that name new ones, 0 for none."""
-    named: dict[str, tuple[IntArray, IntArray]] = {}
+    positions: dict[str, tuple[IntArray, IntArray]] = {}
     for name, column in data.items.items():
         if column.numeric:
             continue
@@ -157,10 +157,10 @@ def _named_items(data: Dataset, task: ItemTask) -> dict[str, tuple[IntArray, Int
         position = np.full(data.catalogue, -1)
         position[task.known] = np.arange(len(task.known))
         position[:FIRST] = -1
-        called = np.zeros(data.catalogue, np.int64)
-        called[item] = np.arange(len(item))
-        named[name] = position[item], called[task.new]
-    return named
+        own_ids = np.zeros(data.catalogue, np.int64)
+        own_ids[item] = np.arange(len(item))
+        positions[name] = position[item], own_ids[task.new]
+    return positions
 
 
 def _padded(values: Tensor) -> Tensor:

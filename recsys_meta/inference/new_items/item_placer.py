@@ -133,11 +133,11 @@ class ItemPlacer:
     def _rows(self, names: Sequence[str], features: Mapping[str, Tensor]) -> Rows:
         """Features of new items as rows of values, with links to and from the model's own."""
         values, vocab = self.known.values, self._bundle.vocab.values
-        called = {}
+        own_ids = {}
         for name in values.links:
             position = vocab[f"item.{name}"].get_indexer(pd.Index(list(names), dtype="str"))
-            called[name] = np.where(position >= 0, position + FIRST, 0)
-        return values.rows(features, called)
+            own_ids[name] = np.where(position >= 0, position + FIRST, 0)
+        return values.rows(features, own_ids)
 
 
 def named_items(bundle: Bundle) -> dict[str, IntArray]:

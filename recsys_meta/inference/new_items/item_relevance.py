@@ -32,13 +32,13 @@ LEAST_DEVIATION = 1e-9
 
 @dataclass(frozen=True)
 class SignalInputs:
-    """What signals are made of, for R reference items, which are known ones as if they were new, and N new ones.
+    """Inputs of the signals for R reference items, which are known ones as if they were new, and N new ones.
 
     profiles: rows [M, V] of known items by group; targets: rows [R + N, V] by group; vectors [R + N, K + 1]: content
-    and popularity beyond it, for the regression; popularity [R + N]: expected log
-    counts, standardized by those of the known items; taste [N, H]; shared [M, N]:
-    similarity of the users of known items and the first ones of new items, None without any; reference [R]: positions
-    of the reference items among the known ones; bins [N]: of the numbers of first events.
+    and popularity beyond it, for the regression; popularity [R + N]: expected log counts, standardized by those of the
+    known items; taste [N, H]; shared [M, N]: similarity of the entities of known items and the first ones of new items,
+    None without any; reference [R]: positions of the reference items among the known ones; bins [N]: of the numbers of
+    first events.
     """
 
     profiles: Rows
@@ -53,7 +53,7 @@ class SignalInputs:
 
 @dataclass(frozen=True)
 class EntityInputs:
-    """What signals need of T entities: coordinates [T, K + 1 + H] of their scores in units of each one's deviation,
+    """Inputs of T entities: coordinates [T, K + 1 + H] of their scores in units of each one's deviation,
     histories [T, M] of known items, and unmet [T, M] bool: known items that they have not met."""
 
     coordinates: FloatArray
@@ -68,9 +68,9 @@ class ItemRelevance:
         """With `names` these signals are computed, else those that have weights."""
         self._inputs, self._choices = inputs, choices
         self._bins = sorted(set(inputs.bins.tolist()))
-        used = {name for b in self._bins for name in choices.of(b).weights} if names is None else set(names)
-        self._groups = [name for name in inputs.profiles if name in used]
-        others = [name for name in (REGRESSION, POPULARITY, *BY_EVENTS) if name in used]
+        names_in_use = {name for b in self._bins for name in choices.of(b).weights} if names is None else set(names)
+        self._groups = [name for name in inputs.profiles if name in names_in_use]
+        others = [name for name in (REGRESSION, POPULARITY, *BY_EVENTS) if name in names_in_use]
         self.names = [*self._groups, *(n for n in others if n != SHARED or inputs.shared is not None)]
         if self._groups:
             self._known = sp.hstack([inputs.profiles[g] for g in self._groups]).tocsr()
@@ -115,8 +115,9 @@ class ItemRelevance:
         bins = np.concatenate([np.zeros(count, np.int64), self._inputs.bins])
         for i, name in enumerate(self.names):
             if name == POPULARITY:  # in deviations of known items' already, whoever asks
-                mean, deviation = np.float32(0), np.float32(1)
-            elif name in BY_EVENTS:
+                z[i] = raw[i]
+                continue
+            if name in BY_EVENTS:
                 moments = [self._choices.of(b).moments.get(name, (0.0, 1.0)) for b in range(bins.max() + 1)]
                 mean, deviation = np.array(moments, np.float32)[bins].T
             else:

@@ -45,23 +45,23 @@ class KnownContent:
         """Rows of the reference items, by group, as if they were new."""
         return self.profiles.reference(self.positions)
 
-    def read(self, features: Mapping[str, Tensor], called: Mapping[str, IntArray]) -> Rows:
+    def read(self, features: Mapping[str, Tensor], own_ids: Mapping[str, IntArray]) -> Rows:
         """Read features of N new items; see `ContentValues.rows`."""
-        return self.values.rows(features, called)
+        return self.values.rows(features, own_ids)
 
     def targets(self, rows: Rows) -> Rows:
         """Rows [R + N, V] of the reference items and new ones, by group."""
         new = self.profiles.new(rows)
         return {group: sp.vstack([self.reference[group], matrix]).tocsr() for group, matrix in new.items()}
 
-    def shared_users(self, evidence: Sequence[ItemEvidence | None]) -> sp.csr_matrix | None:
-        """Cosines [M, N] of the users of known items and the first users of N new ones; None where these have none."""
+    def shared_entities(self, evidence: Sequence[ItemEvidence | None]) -> sp.csr_matrix | None:
+        """Cosines [M, N] of the entities of known items and the first ones of N new ones; None where these have none."""
         histories = [(j, h) for j, one in enumerate(evidence) if one is not None for h in one.histories]
         if not histories:
             return None
         item = np.concatenate([np.asarray(h, np.int64) for _, h in histories]) - FIRST
         new = np.repeat([j for j, _ in histories], [len(h) for _, h in histories])
-        users = np.bincount([j for j, _ in histories], minlength=len(evidence))
-        weight = 1 / np.sqrt(np.maximum(self.counts[item], 1) * np.maximum(users[new], 1))
+        entities = np.bincount([j for j, _ in histories], minlength=len(evidence))
+        weight = 1 / np.sqrt(np.maximum(self.counts[item], 1) * np.maximum(entities[new], 1))
         shape = len(self.counts), len(evidence)
         return sp.csr_matrix((weight.astype(np.float32), (item, new)), shape=shape)

@@ -27,19 +27,19 @@ class KnownHistories(NamedTuple):
     def of(cls, entities: Sequence[EncodedEntity], items: int, hidden: Collection[int] = ()) -> KnownHistories:
         """Read the histories of entities, given the number of known items and ids that no list holds."""
         ends = np.cumsum([0, *(len(entity.items) for entity in entities)])
-        liked = _positions([item for entity in entities for item in entity.items])
-        inside = (liked >= 0) & (liked < items)  # an id below is no item, and one above came after the training
+        rows = _positions([item for entity in entities for item in entity.items])
+        inside = (rows >= 0) & (rows < items)  # an id below is no item, and one above came after the training
         row = np.repeat(np.arange(len(entities)), np.diff(ends))
         shape = len(entities), items
-        matrix = sp.csr_matrix((np.ones(inside.sum(), np.float32), (row[inside], liked[inside])), shape=shape)
+        matrix = sp.csr_matrix((np.ones(inside.sum(), np.float32), (row[inside], rows[inside])), shape=shape)
         matrix.data[:] = 1
         unmet = np.ones(shape, bool)
         for i, entity in enumerate(entities):
-            met = _positions(entity.seen_items)
-            unmet[i, met[(met >= 0) & (met < items)]] = False
+            seen = _positions(entity.seen_items)
+            unmet[i, seen[(seen >= 0) & (seen < items)]] = False
         if len(hidden):
-            closed = _positions(hidden)
-            unmet[:, closed[(closed >= 0) & (closed < items)]] = False
+            others = _positions(hidden)
+            unmet[:, others[(others >= 0) & (others < items)]] = False
         return cls(matrix, unmet)
 
 
@@ -57,8 +57,8 @@ class KnownLevels(NamedTuple):
         left = unmet | ~unmet.any(1, keepdims=True)
         count = left.sum(1, keepdims=True)
         mean = np.where(left, values, 0).sum(1, keepdims=True, dtype=np.float64) / count
-        centred = np.where(left, values - mean, 0)
-        deviation = np.sqrt(np.square(centred).sum(1, keepdims=True) / count)
+        difference = np.where(left, values - mean, 0)
+        deviation = np.sqrt(np.square(difference).sum(1, keepdims=True) / count)
         place = min(KEPT, values.shape[1])
         best = -np.partition(np.where(left, -values, np.inf), place - 1, axis=1)[:, :place]
         tenth = np.where(np.isfinite(best), best, np.inf).min(1, keepdims=True)

@@ -160,14 +160,14 @@ def _signal_inputs(
     x = known.content[known.positions] - projection.content
     width = x.shape[1] + 1
     level, spread = projection.popularity[-1], max(float(np.log1p(known.counts).std()), 1e-3)
-    expected = torch.cat([level + x @ projection.popularity[:-1], popularity])
+    log_counts = torch.cat([level + x @ projection.popularity[:-1], popularity])
     return SignalInputs(
         profiles=known.profiles.known,
         targets=known.targets(rows),
         vectors=torch.cat([torch.nn.functional.pad(x, (0, 1)), vectors[:, :width]]).numpy(),
-        popularity=((expected - level) / spread).numpy(),
+        popularity=((log_counts - level) / spread).numpy(),
         taste=vectors[:, width:].numpy(),
-        shared=known.shared_users(evidence),
+        shared=known.shared_entities(evidence),
         reference=known.positions,
         bins=np.array([event_bin(0 if one is None else one.events) for one in evidence], np.int64),
     )

@@ -1,4 +1,4 @@
-"""What is chosen on meta-validation for new items: weights of signals, and places among known items, by events."""
+"""Choices on meta-validation for new items: weights of signals, and places among known items, by events."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EVENT_BINS = (1, 3, 7, 20)
 BIN_EVENTS = (0, 1, 5, 10, 20)
 """Numbers of events that stand for each of the bins."""
 
-REGRESSION, POPULARITY, TASTE, SHARED = "regression", "popularity", "taste", "shared users"
+REGRESSION, POPULARITY, TASTE, SHARED = "regression", "popularity", "taste", "shared entities"
 """Signals beside the similarity by groups of features."""
 
 BY_EVENTS = (TASTE, SHARED)
@@ -29,7 +29,7 @@ BY_EVENTS = (TASTE, SHARED)
 were new do not have."""
 
 
-BEHIND_TENTH = CataloguePlacement(2.0**-7, 0.0, 0.0)
+BEHIND_TENTH = CataloguePlacement(2.0**-7, -0.05, 0.0)
 """Where new items stand as long as nothing was chosen."""
 
 
@@ -56,11 +56,12 @@ class RelevanceChoices:
 
     @classmethod
     def read(cls, about: Mapping[str, Any], groups: Sequence[str]) -> RelevanceChoices:
-        """Read the choices of a bundle. Where nothing was chosen similarity by all features and the regression count
-        alike, and new items stand behind an entity's tenth known one, where known ones of their relevance do."""
+        """Read the choices of a bundle. Where nothing was chosen similarity by all features, the regression and
+        first events count alike, and new items stand where known ones of their relevance do, but behind an entity's
+        tenth."""
         stored = about.get(NEW_ITEM_CHOICES)
         if stored is None:
-            names = [*(g for g in groups if g == ALL_FEATURES or len(groups) == 1), REGRESSION]
+            names = [*(g for g in groups if g == ALL_FEATURES or len(groups) == 1), REGRESSION, *BY_EVENTS]
             return cls(ContentForm(), [BinChoices(dict.fromkeys(names, 1.0))])
         bins = [
             BinChoices(

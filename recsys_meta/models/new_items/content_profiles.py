@@ -49,15 +49,15 @@ class ContentValues:
         known = {n: _with_links(m) if n in links else m for n, m in known.items()}
         return cls({name: matrix for name, matrix in known.items() if matrix.nnz}, levels, links, linking)
 
-    def rows(self, features: Mapping[str, Tensor], called: Mapping[str, IntArray]) -> Rows:
-        """Encode N new items: rows [N, V] by feature. called: the padded ids [N] by which values of a feature that
+    def rows(self, features: Mapping[str, Tensor], own_ids: Mapping[str, IntArray]) -> Rows:
+        """Encode N new items: rows [N, V] by feature. own_ids: the padded ids [N] by which values of a feature that
         links items name the new ones, 0 for none; known items that name one are linked with it."""
         rows = {name: self._encode(name, features[name], known.shape[1]) for name, known in self.known.items()}
         for name in self.links.keys() & rows.keys():
-            at = called[name]
+            at = own_ids[name]
             inside = np.where(at < self.linking[name].shape[0], at, 0)
-            linked = rows[name] + self.linking[name][inside].multiply((inside >= FIRST)[:, None])
-            rows[name] = _ones(linked.tocsr())
+            links = rows[name] + self.linking[name][inside].multiply((inside >= FIRST)[:, None])
+            rows[name] = _ones(links.tocsr())
         return rows
 
     def _encode(self, name: str, values: Tensor, width: int) -> sp.csr_matrix:
@@ -68,8 +68,8 @@ class ContentValues:
         if name in self.links:
             of_id = self.links[name]
             keep = np.flatnonzero(of_id >= 0)
-            named = _indicators(keep, of_id[keep], (len(of_id), width))
-            return _ones(_resized(rows, len(of_id)).dot(named).tocsr())
+            targets = _indicators(keep, of_id[keep], (len(of_id), width))
+            return _ones(_resized(rows, len(of_id)).dot(targets).tocsr())
         return _resized(rows, self.known[name].shape[1]) if name in self.known else rows
 
 
@@ -147,5 +147,5 @@ def _resized(matrix: sp.csr_matrix, columns: int) -> sp.csr_matrix:
 def _with_links(matrix: sp.csr_matrix) -> sp.csr_matrix:
     """Add to links [M, M] those of the other direction, and of each linked item with itself."""
     both = (matrix + matrix.T).tocsr()
-    linked = np.flatnonzero(np.diff(both.indptr) > 0)
-    return _ones((both + _indicators(linked, linked, both.shape)).tocsr())
+    ends = np.flatnonzero(np.diff(both.indptr) > 0)
+    return _ones((both + _indicators(ends, ends, both.shape)).tocsr())
