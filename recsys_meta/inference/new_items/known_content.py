@@ -55,7 +55,7 @@ class KnownContent:
         return {group: sp.vstack([self.reference[group], matrix]).tocsr() for group, matrix in new.items()}
 
     def shared_entities(self, evidence: Sequence[ItemEvidence | None]) -> sp.csr_matrix | None:
-        """Cosines [M, N] of the entities of known items and the first ones of N new ones; None where these have none."""
+        """Cosines [M, N] of the entities of known items and the first ones of N new ones; None where there are none."""
         histories = [(j, h) for j, one in enumerate(evidence) if one is not None for h in one.histories]
         if not histories:
             return None
