@@ -148,7 +148,7 @@ class ServedItems:
 
 
 def _named_items(data: Dataset, task: ItemTask) -> dict[str, tuple[IntArray, IntArray]]:
-    """Find which known item each padded id of a feature names, -1 for none, and the ids [N] that name new ones, or 0."""
+    """Find which known item each padded id of a feature names, -1 for none, and the ids that name new ones, or 0."""
     positions: dict[str, tuple[IntArray, IntArray]] = {}
     for name, column in data.items.items():
         if column.numeric:
