@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -24,8 +24,10 @@ from recsys_meta.inference.requests.stored_events import merge_events
 from recsys_meta.store.entities.profiles import read_stored_profile
 from recsys_meta.store.items.item_events import ItemLikes, event_rate, first_likes, items_with_events
 
-ANEW_S = 600.0
-"""Interval at which all evidence is read anew: time alone changes it, and erased entities shall leave it, seconds."""
+WINDOW_S = 600
+"""Length of the windows of time, seconds. All evidence is read anew in each, since time alone changes it and erased
+entities shall leave it. Items are as old as they are at the end of a window, and the rate of events is that of its
+begin: so the processes of all servers, whenever they read, rank an item alike."""
 
 OVERLAP_S = 30.0
 """Time that events may take from their arrival until they can be read, seconds."""
@@ -42,11 +44,13 @@ class ItemEvidenceReader:
     """Evidence about the new items of one model: of `recommender`, which may be replaced by another one of the same
     bundle. `evidence` holds what was read last."""
 
-    def __init__(self, database: AsyncDatabase, recommender: Recommender) -> None:
-        self._database, self.recommender = database, recommender
+    def __init__(
+        self, database: AsyncDatabase, recommender: Recommender, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._database, self.recommender, self._clock = database, recommender, clock
         self._tastes: TTLCache[str, _Guide] = TTLCache(_MOST_TASTES, _TASTE_S)
         self._likes: dict[str, ItemLikes] = {}
-        self._whole_at, self._events_at = -ANEW_S, datetime.now(UTC)
+        self._window, self._events_at = -1, datetime.now(UTC)
         self._items, self._seen = KindItems(), frozenset[str]()
         self.evidence: Mapping[str, ItemEvidence] = {}
 
@@ -55,7 +59,8 @@ class ItemEvidenceReader:
         # What takes longer the more items there are runs in threads: the event loop answers requests.
         schema, before, now = self.recommender.bundle.schema, self._seen, datetime.now(UTC)
         new = before if items is self._items else await asyncio.to_thread(self._new_names, items)
-        is_whole = time.monotonic() - self._whole_at > ANEW_S
+        window = int(self._clock() // WINDOW_S)
+        is_whole = window != self._window
         if not new:
             is_news, self.evidence, self._items, self._seen = bool(self.evidence), {}, items, new
             return is_news
@@ -66,10 +71,16 @@ class ItemEvidenceReader:
         is_news = await self._read_likes(await asyncio.to_thread(sorted, names), schema, is_whole)
         self._events_at = now
         if is_news or is_whole:
-            self._whole_at = time.monotonic() if is_whole else self._whole_at
-            rate = await self._database.read(partial(event_rate, kind=schema.kind, now=now))
-            self.evidence = await self._weigh(items, new, rate, now)
+            self._window = window
+            rate = await self._event_rate(window, now)
+            self.evidence = await self._weigh(items, new, rate, _begin_of(window + 1))
         return is_news or is_whole
+
+    async def _event_rate(self, window: int, now: datetime) -> float:
+        """Events in a second before a window began, or until now where there were none."""
+        kind = self.recommender.bundle.schema.kind
+        rate = await self._database.read(partial(event_rate, kind=kind, now=_begin_of(window)))
+        return rate or await self._database.read(partial(event_rate, kind=kind, now=now))
 
     def _new_names(self, items: KindItems) -> frozenset[str]:
         own = self.recommender.own_items
@@ -147,6 +158,10 @@ class ItemEvidenceReader:
         reader = self.recommender.reader
         features, events = read_stored_profile(session, reader.schema.kind, entity)
         return self.recommender.read_support(merge_events(reader, features, events, EntityRequest()))
+
+
+def _begin_of(window: int) -> datetime:
+    return datetime.fromtimestamp(window * WINDOW_S, UTC)
 
 
 def least_liked(schema: Schema) -> float:

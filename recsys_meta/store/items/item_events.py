@@ -74,8 +74,9 @@ def items_with_events(session: Session, kind: str, since: datetime) -> set[str]:
 
 
 def event_rate(session: Session, kind: str, now: datetime) -> float:
-    """Estimate the events of a kind that are stored in a second, from the newest ones."""
-    newest = select(EventRecord.received).where(EventRecord.kind == kind).order_by(EventRecord.received.desc())
+    """Estimate the events of a kind that are stored in a second, from the newest ones before `now`."""
+    before = (EventRecord.kind == kind, EventRecord.received < now)
+    newest = select(EventRecord.received).where(*before).order_by(EventRecord.received.desc())
     rows = newest.limit(RATE_EVENTS).subquery()
     count, first = session.execute(select(func.count(), func.min(rows.c.received))).one()
     if not count or first is None:

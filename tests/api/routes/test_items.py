@@ -1,15 +1,19 @@
 """Items that came after the training: stored, listed by every process, hidden, deleted, and what is like them."""
 
+import asyncio
 import threading
 import time
+from datetime import UTC, datetime
 
 import pytest
+from sqlalchemy import update
 
-from api.inference.item_evidence import ItemEvidenceReader
+from api.inference.item_evidence import WINDOW_S, ItemEvidenceReader
 from api.persistence.item_table import ItemTable
 from recsys_meta.inference import recommender as recommenders
 from recsys_meta.inference.new_items.item_placer import ItemPlacer
 from recsys_meta.inference.recommender import Recommender
+from recsys_meta.store.entities.tables import EventRecord
 from tests.api import bundles
 from tests.api.servers import serving, settings, wait
 
@@ -334,6 +338,29 @@ def test_a_failure_takes_nothing_down_and_is_logged_once(server, monkeypatch, pl
     put(server, "after")
     wait(lambda: {"fresh", "fresh2", "after"} <= set(listed(server)) and "i7" not in listed(server))
     assert log.errors.count(says) == 1
+
+
+def test_processes_that_read_at_other_times_of_a_window_know_the_same(server):
+    put(server, "fresh")
+    server.client.post("/v1/events", json={"events": [{"entity": "anna", "item": "fresh"}]})
+    items, database = server.container.items, server.container.database
+    wait(lambda: "fresh" in items.table.of("user").items)
+    begin = time.time() // WINDOW_S * WINDOW_S
+    with database.engine.begin() as connection:
+        earlier = datetime.fromtimestamp(begin - 2, UTC)
+        assert connection.execute(update(EventRecord).values(received=earlier)).rowcount == 1
+    (model,) = items._registry.loaded().values()
+    stored = items.table.of("user").copy()
+    stored.created["fresh"] = datetime.fromtimestamp(begin, UTC)
+
+    def traffic(moment: float) -> float:
+        reader = ItemEvidenceReader(items._database, model.recommender, lambda: moment)
+        assert asyncio.run(reader.read(stored))
+        assert reader.evidence["fresh"].events == 1
+        return reader.evidence["fresh"].traffic
+
+    assert traffic(begin + 1) == traffic(begin + WINDOW_S - 1)
+    assert traffic(begin + 2 * WINDOW_S) != traffic(begin + 1)
 
 
 def test_what_is_done_is_in_the_audit_log(server):
