@@ -3,8 +3,9 @@
     python -m benchmarks.method_tables --write
 
 A page holds `<!-- methods: NAME -->`, where NAME is a file of benchmarks/results, and behind it the table of that file
-up to `<!-- end -->`: the first metric by number of events, best mean first, and what each method costs. Without --write
-the pages that differ are named.
+up to `<!-- end -->`: the first metric by number of events, best mean first, and what each method costs.
+`<!-- curve: NAME METHOD ... -->` is the place of the curves of some methods beside those of the flagship and of
+popularity. Without --write the pages that differ are named.
 """
 
 from __future__ import annotations
@@ -23,16 +24,14 @@ from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PLACE = re.compile(r"<!-- methods: (\S+) -->\n(.*?)<!-- end -->", re.DOTALL)
+CURVE = re.compile(r"<!-- curve: (\S+) ([^>]+?) -->\n(.*?)<!-- end -->", re.DOTALL)
+BESIDE = ("flagship", "popularity")
+"""Methods that stand beside each curve."""
 
 
 def method_table(result: Mapping[str, Any]) -> str:
     """Markdown table of the methods of one comparison: mean over seeds of the first metric, and their costs."""
-    rows = [r for r in result["rows"] if r["seed"] is None]
-    metric, shots = rows[0]["metric"], sorted({r["shots"] for r in rows})
-    curves: dict[str, dict[int, float]] = {}
-    for row in rows:
-        if row["metric"] == metric:
-            curves.setdefault(row["method"], {})[row["shots"]] = row["value"]
+    metric, shots, curves = _curves(result)
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     costs = {m["method"]: m for m in result["methods"]}
     best = [max((c[k] for c in curves.values() if k in c), key=lambda v: sign * v) for k in shots]
@@ -45,7 +44,26 @@ def method_table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cell(value: float | None, best: float) -> str:
+def curve_table(result: Mapping[str, Any], methods: Sequence[str]) -> str:
+    """Markdown table of the curves of some methods, and of BESIDE. Raises KeyError for one that the result lacks."""
+    metric, shots, curves = _curves(result)
+    lines = [f"| {metric} | {' | '.join(map(str, shots))} |", "|---" * (len(shots) + 1) + "|"]
+    for name in [*methods, *(other for other in BESIDE if other in curves and other not in methods)]:
+        lines.append(f"| {name} | {' | '.join(_cell(curves[name].get(k), None) for k in shots)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _curves(result: Mapping[str, Any]) -> tuple[str, list[int], dict[str, dict[int, float]]]:
+    """First metric of a result, its numbers of shots, and the mean over seeds by method and number of shots."""
+    rows = [r for r in result["rows"] if r["seed"] is None]
+    metric, curves = rows[0]["metric"], dict[str, dict[int, float]]()
+    for row in rows:
+        if row["metric"] == metric:
+            curves.setdefault(row["method"], {})[row["shots"]] = row["value"]
+    return metric, sorted({r["shots"] for r in rows}), curves
+
+
+def _cell(value: float | None, best: float | None) -> str:
     if value is None:
         return "-"
     return f"**{value:.3f}**" if value == best else f"{value:.3f}"
@@ -62,7 +80,12 @@ def page_with_tables(text: str) -> str:
         result = json.loads((RESULTS / place[1]).read_text(encoding="utf-8"))
         return f"<!-- methods: {place[1]} -->\n\n{method_table(result)}\n<!-- end -->"
 
-    return PLACE.sub(table, text)
+    def curves(place: re.Match[str]) -> str:
+        result = json.loads((RESULTS / place[1]).read_text(encoding="utf-8"))
+        table_of_curves = curve_table(result, place[2].split())
+        return f"<!-- curve: {place[1]} {place[2]} -->\n\n{table_of_curves}\n<!-- end -->"
+
+    return CURVE.sub(curves, PLACE.sub(table, text))
 
 
 def stale_pages() -> dict[Path, str]:

@@ -114,6 +114,7 @@ def compare(
                     baseline = tuned.tune(name, shots, protocol.order)
                 for setup in setups:
                     builders[setup.scenario].baseline(setup, name, baseline, watch)
+    notify("paired tests, and storing results")
     results = [builder.comparison() for builder in builders.values()]
     store_comparison(workspace, results, bundles=bundles)
     return results

@@ -1,5 +1,7 @@
 """Tables of the docs that are generated from results."""
 
+import pytest
+
 from benchmarks import method_tables
 
 
@@ -26,3 +28,21 @@ def test_a_table_has_the_best_first_and_costs():
     assert method_tables.method_table(result).splitlines() == expected
     higher = {"rows": [{**r, "metric": "ndcg@10"} for r in rows], "methods": []}
     assert method_tables.method_table(higher).splitlines()[2].startswith("| far |")
+
+
+def test_curves_of_a_page_stand_beside_those_of_the_flagship_and_of_popularity():
+    rows = [
+        {"method": name, "seed": None, "shots": shots, "metric": "ndcg@10", "value": value}
+        for name, value in (("popularity", 0.25), ("near", 0.5), ("flagship", 0.75), ("far", 0.125))
+        for shots in (0, 3)
+    ]
+    assert method_tables.curve_table({"rows": rows[:-1], "methods": []}, ["near", "far"]).splitlines() == [
+        "| ndcg@10 | 0 | 3 |",
+        "|---|---|---|",
+        "| near | 0.500 | 0.500 |",
+        "| far | 0.125 | - |",
+        "| flagship | 0.750 | 0.750 |",
+        "| popularity | 0.250 | 0.250 |",
+    ]
+    with pytest.raises(KeyError):
+        method_tables.curve_table({"rows": rows, "methods": []}, ["nowhere"])
