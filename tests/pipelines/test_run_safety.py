@@ -39,10 +39,10 @@ def test_two_resumes_of_one_run_are_refused(command, run, monkeypatch):
     workspace = Workspace(Settings(home=command.home, database_url="", redis_url="", api_keys=""))
     began, may_end, real = threading.Event(), threading.Event(), training_run._execute
 
-    def slow(*given):
+    def slow(*given, **named):
         began.set()
         may_end.wait(60)
-        return real(*given)
+        return real(*given, **named)
 
     monkeypatch.setattr(training_run, "_execute", slow)
     first = threading.Thread(target=training_run.resume_run, args=(workspace, run["run"]))
