@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -74,10 +75,14 @@ class MergedLists:
     def choose_placement(self, lifts: Sequence[float] = (math.inf,)) -> CataloguePlacement:
         """Choose where new items stand: of the places that surely cost known ones little the one where lists are best.
 
-        For each scale and lift that is the highest offset at which the upper bound of the known items' loss is
-        `MOST_LOSS`; of these the one with the highest nDCG@20 of lists in which known and new items count alike.
+        For a scale and a lift that is the highest offset at which the upper bound of the known items' loss is
+        `MOST_LOSS`; of these the one with the highest nDCG@20 of lists in which known and new items count alike. The
+        scale is chosen at the highest lift, which says least, and the lift at that scale.
         """
-        return max((self._highest(scale, lift) for lift in lifts for scale in SCALES), key=self._quality)
+        highest = max(lifts)
+        chosen = max((self._highest(scale, highest) for scale in SCALES), key=self._quality)
+        others = (self._highest(chosen.scale, lift) for lift in lifts if lift != highest)
+        return max((chosen, *others), key=self._quality)
 
     def _quality(self, placement: CataloguePlacement) -> float:
         known, new = self._hits(placement)
@@ -97,7 +102,7 @@ class MergedLists:
 
     def _most_loss(self, placement: CataloguePlacement) -> float:
         """Upper bound of the share of their nDCG@10 that known items lose; 0 where they have none."""
-        alone = ndcg_of_hits(self.known.hits[:, :KEPT], self.known.total)
+        alone = self._known_alone
         beside = ndcg_of_hits(self._hits(placement)[0][:, :KEPT], self.known.total)
         has = ~alone.isnan()
         loss, whole = (alone - beside)[has].double(), float(alone[has].sum())
@@ -106,7 +111,12 @@ class MergedLists:
         error = float(loss.std(correction=0)) / math.sqrt(len(loss))
         return (float(loss.mean()) + CONFIDENCE * error) * len(loss) / whole
 
-    @property
+    @cached_property
+    def _known_alone(self) -> Tensor:
+        """Known items' nDCG@10 [u] without new ones; NaN for an entity that likes none of them."""
+        return ndcg_of_hits(self.known.hits[:, :KEPT], self.known.total)
+
+    @cached_property
     def _tenth(self) -> Tensor:
         """Score [u, 1] of each entity's tenth known item, or of its last one."""
         finite = self.known.scores[:, :KEPT].isfinite()
