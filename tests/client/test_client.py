@@ -114,7 +114,7 @@ SAMPLES = {
     "list_runs": [((), {"status": "failed", "limit": 3, "cursor": "x"})],
     "list_metrics": [(("run/1",), {"key": "loss", "limit": 3, "cursor": "x"})],
     "list_evaluations": [
-        ((), dict.fromkeys(("dataset", "scenario", "method", "model", "metric", "cursor"), "x") | {"limit": 3})
+        ((), dict.fromkeys(("dataset", "scenario", "method", "model", "metric", "run", "cursor"), "x") | {"limit": 3})
     ],
     "list_adaptations": [
         ((), {"kind": "user", "entity": "a", "model_version": "v", "served_by": "cache", "limit": 3, "cursor": "x"})

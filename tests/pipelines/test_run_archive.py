@@ -28,9 +28,10 @@ def points_of(workspace, run):
 def test_a_training_measures_what_adapting_does_for_meta_validation(command, run):
     workspace = house(command.home)
     points = [p for p in points_of(workspace, run["run"]) if p.scenario.endswith("/meta-validation")]
+    created = max(p.created for p in points)  # a resume, of another test, measures once more
+    points = [p for p in points if p.created == created]
     with workspace.reading() as session:
         config = runs.get_run(session, run["run"]).config
-        created = points[0].created
         query = select(PairedTestRecord).where(
             PairedTestRecord.created == created, PairedTestRecord.metric == "ndcg@10"
         )
