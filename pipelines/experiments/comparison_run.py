@@ -12,8 +12,9 @@ from pipelines.experiments.comparison_storage import store_comparison
 from pipelines.experiments.evaluation_protocol import FLAGSHIPS, EvaluationProtocol, split_name
 from pipelines.experiments.finished_runs import finished_run
 from pipelines.experiments.meta_validation import VALIDATION_ROWS
-from pipelines.experiments.method_cost import COST_ENTITIES, Stopwatch, mean_cost, method_cost
+from pipelines.experiments.method_cost import COST_ENTITIES, mean_cost, method_cost
 from pipelines.experiments.method_origin import MethodOrigin, origin_of_baseline, origin_of_run
+from pipelines.experiments.process_timer import ProcessTimer
 from pipelines.experiments.thread_count import default_threads, fixed_threads
 from pipelines.experiments.training_inputs import TrainingInputs, source_of, training_inputs
 from pipelines.experiments.training_run import TrainingResult, train_run
@@ -85,39 +86,58 @@ def compare(
 
         tuned = TunedBaselines(inputs, notify_seed)
         for recipe in recipes:
-            earlier = finished_run(workspace, recipe, inputs, threads or default_threads()) if reuse else None
-            if earlier is not None:
-                notify_seed(f"{recipe.name}: run {earlier.spec.id} is taken")
-                training, watch = earlier, Stopwatch(earlier.seconds)
-            else:
-                notify_seed(f"training {recipe.name}")
-                with Stopwatch() as watch:
-                    training = train_run(
-                        workspace,
-                        recipe,
-                        inputs,
-                        threads=threads,
-                        tuned=tuned,
-                        report=lambda step, name=recipe.name: on_step(name, step),  # type: ignore[misc]
-                        notify=notify_seed,
-                        measure=False,
-                    )
+            training, timer = _train_or_reuse(
+                workspace, recipe, inputs, tuned, notify_seed, on_step, threads=threads, reuse=reuse
+            )
             bundles.setdefault(seed, training.bundle_folder)
-            for warning in training.warnings:
-                notify_seed(f"{recipe.name}: {warning}")
             with fixed_threads(threads or default_threads()):
                 for setup in setups:
-                    builders[setup.scenario].learner(setup, recipe, training, watch, first=recipe is recipes[0])
+                    builders[setup.scenario].learner(setup, recipe, training, timer, first=recipe is recipes[0])
         for name in baseline_names:
             with fixed_threads(threads or default_threads()):
-                with Stopwatch() as watch:
-                    baseline = tuned.tune(name, shots, protocol.order)
+                baseline = tuned.tune(name, shots, protocol.order)
                 for setup in setups:
-                    builders[setup.scenario].baseline(setup, name, baseline, watch)
+                    builders[setup.scenario].baseline(
+                        setup, name, baseline, tuned.time_taken(name, shots, protocol.order)
+                    )
     notify("paired tests, and storing results")
     results = [builder.comparison() for builder in builders.values()]
     store_comparison(workspace, results, bundles=bundles)
     return results
+
+
+def _train_or_reuse(
+    workspace: Workspace,
+    recipe: Recipe,
+    inputs: TrainingInputs,
+    tuned: TunedBaselines,
+    notify: Notify,
+    on_step: OnStep,
+    *,
+    threads: int | None,
+    reuse: bool,
+) -> tuple[TrainingResult, ProcessTimer]:
+    """Train a recipe, or take a finished run that did the same, and say how long that took; warnings are notified."""
+    earlier = finished_run(workspace, recipe, inputs, threads or default_threads()) if reuse else None
+    if earlier is not None:
+        notify(f"{recipe.name}: run {earlier.spec.id} is taken")
+        training, timer = earlier, ProcessTimer(earlier.seconds)
+    else:
+        notify(f"training {recipe.name}")
+        with ProcessTimer() as timer:
+            training = train_run(
+                workspace,
+                recipe,
+                inputs,
+                threads=threads,
+                tuned=tuned,
+                report=lambda step: on_step(recipe.name, step),
+                notify=notify,
+                measure=False,
+            )
+    for warning in training.warnings:
+        notify(f"{recipe.name}: {warning}")
+    return training, timer
 
 
 def seeds_for(data: Dataset, protocol: EvaluationProtocol, seeds: Sequence[int]) -> list[int]:
@@ -139,11 +159,11 @@ class _ComparisonBuilder:
         self._origins: dict[str, dict[int, MethodOrigin]] = {}
 
     def learner(
-        self, setup: _EvaluationSetup, recipe: Recipe, training: TrainingResult, watch: Stopwatch, *, first: bool
+        self, setup: _EvaluationSetup, recipe: Recipe, training: TrainingResult, timer: ProcessTimer, *, first: bool
     ) -> None:
         bundle = training.bundle
         role: Role = "flagship" if recipe.name in FLAGSHIPS else "learner"
-        self._costs.setdefault(recipe.name, []).append(setup.cost(bundle.predictor, bundle.params, watch))
+        self._costs.setdefault(recipe.name, []).append(setup.cost(bundle.predictor, bundle.params, timer))
         self._versions.setdefault(recipe.name, {})[setup.inputs.seed] = bundle.version
         origin = origin_of_run(training.spec)
         self._add(setup, recipe.name, role, bundle.predictor, bundle.params, origin)
@@ -155,10 +175,10 @@ class _ComparisonBuilder:
                 self._result.bundle, self._result.run = bundle, training.spec.id
                 self._result.adaptation_effects = setup.adaptation_effects(bundle)
 
-    def baseline(self, setup: _EvaluationSetup, name: str, baseline: TunedBaseline, watch: Stopwatch) -> None:
+    def baseline(self, setup: _EvaluationSetup, name: str, baseline: TunedBaseline, timer: ProcessTimer) -> None:
         origin = origin_of_baseline(baseline.report)
         self._add(setup, name, "baseline", baseline.predictor, baseline.params, origin)
-        self._costs.setdefault(name, []).append(setup.cost(baseline.predictor, baseline.params, watch))
+        self._costs.setdefault(name, []).append(setup.cost(baseline.predictor, baseline.params, timer))
         self._notes[name] = tuning_note(baseline.report)
         self._warnings[name] = (
             *self._warnings.get(name, ()),
@@ -217,9 +237,9 @@ class _EvaluationSetup:
         )
         return ColdStartCurve(name, curve.entities, curve.values)
 
-    def cost(self, predictor: Predictor, params: Params, watch: Stopwatch) -> MethodCost:
+    def cost(self, predictor: Predictor, params: Params, timer: ProcessTimer) -> MethodCost:
         """Cost of a fitted method on this evaluation's newcomers."""
-        return method_cost(predictor, params, self._greatest_episodes(), watch)
+        return method_cost(predictor, params, self._greatest_episodes(), timer)
 
     def _greatest_episodes(self) -> TaskBatch | None:
         """Episodes of at most COST_ENTITIES entities with the most shots that some reach; None where nobody has one."""

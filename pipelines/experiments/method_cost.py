@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from statistics import fmean
-from types import TracebackType
-from typing import Self
 
 import torch
 
 from pipelines.experiments.comparison import MethodCost
+from pipelines.experiments.process_timer import ProcessTimer
 from recsys_meta.core.types import Params, TaskBatch
 from recsys_meta.inference.state_codec import quantize
 from recsys_meta.models.protocols import Predictor
@@ -19,30 +17,10 @@ COST_ENTITIES = 8
 """Most newcomers over which the bytes of a state are averaged: they differ by the support's size alone."""
 
 
-class Stopwatch:
-    """Wall and processor time, in seconds, of the body of a `with`; that of all threads of this process.
-
-    Or times that were taken elsewhere; None: not measured.
-    """
-
-    def __init__(self, seconds: float = 0.0, processor_seconds: float | None = None) -> None:
-        self.seconds, self.processor_seconds = seconds, processor_seconds
-
-    def __enter__(self) -> Self:
-        self._began = time.perf_counter(), time.process_time()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.seconds = time.perf_counter() - self._began[0]
-        self.processor_seconds = time.process_time() - self._began[1]
-
-
-def method_cost(predictor: Predictor, params: Params, newcomers: TaskBatch | None, watch: Stopwatch) -> MethodCost:
+def method_cost(predictor: Predictor, params: Params, newcomers: TaskBatch | None, timer: ProcessTimer) -> MethodCost:
     """Cost of a fitted method; the bytes are those that a server caches for each of the newcomers, their mean."""
     parameters = sum(v.numel() for v in params.values())
-    return MethodCost(watch.seconds, watch.processor_seconds, parameters, _state_bytes(predictor, params, newcomers))
+    return MethodCost(timer.seconds, timer.processor_seconds, parameters, _state_bytes(predictor, params, newcomers))
 
 
 @torch.no_grad()

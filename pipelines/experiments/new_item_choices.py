@@ -17,8 +17,9 @@ from recsys_meta.inference.new_items.relevance_choices import (
     BinChoices,
     RelevanceChoices,
 )
+from recsys_meta.models.new_items.content_form import PLAIN_FORM, ContentForm
 from recsys_meta.models.new_items.content_profiles import ContentProfiles, ContentValues, Rows
-from recsys_meta.models.new_items.signal_blend import FORMS, ContentForm, Quality, select_weights
+from recsys_meta.models.new_items.signal_blend import FORMS, Quality, select_weights
 
 LIFTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Deviations, tried, by which new items stand above known ones of their relevance, but behind the best of these."""
@@ -30,7 +31,7 @@ Build = Callable[[RelevanceChoices], NewItemBlock]
 def choose_form(values: ContentValues, rows: Rows, histories: sp.csr_matrix, quality: Quality) -> ContentForm:
     """Choose the form in which the content of new items, `rows` by feature, is best compared with histories [u, M]."""
     if not values.known:
-        return ContentForm()
+        return PLAIN_FORM
     everyone = np.arange(histories.shape[0])
     qualities = []
     for form in FORMS:

@@ -7,7 +7,7 @@ content out of all that new items are compared with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -65,14 +65,19 @@ TASKS = 64
 """Entities that are adapted at once."""
 
 
-def with_new_item_choices(bundle: Bundle, inputs: TrainingInputs, recipe: Recipe) -> Bundle:
+def with_new_item_choices(
+    bundle: Bundle, inputs: TrainingInputs, recipe: Recipe, notify: Callable[[str], None] = lambda _: None
+) -> Bundle:
     """Add to a bundle of rankings how new items are placed, as is best on meta-validation; what there is too little
-    data for is left out."""
+    data for is left out, and all of it where the recipe does not ask for it."""
+    if not recipe.new_items.choose:
+        return bundle
     if inputs.data.schema.objective != "ranking" or inputs.data.schema.home is not None:
         return bundle
     held_out = HeldOutItems(bundle, inputs, recipe)
     if len(held_out.new) < LEAST_NEW or len(held_out.scores) < LEAST_ENTITIES:
         return bundle
+    notify("choosing how new items are placed")
     return replace(bundle, about={**bundle.about, NEW_ITEM_CHOICES: held_out.choices().to_json()})
 
 
@@ -301,7 +306,8 @@ class HeldOutItems:
         if not events:
             return {}
         _, tastes, histories = self._guides
-        traffic = events * len(self.known) / max(float(self.bundle.popularity.sum()), 1.0)
+        likes = float(self.bundle.popularity[FIRST:][torch.from_numpy(self.known)].sum())
+        traffic = events * len(self.known) / max(likes, 1.0)
         evidence = {}
         for i in at.tolist():
             first = self._first_likes[0][i][:events]

@@ -24,9 +24,9 @@ from recsys_meta.inference.new_items.probe_entities import MOST_PROBES
 from recsys_meta.inference.new_items.relevance_choices import BIN_EVENTS, BinChoices, RelevanceChoices, event_bin
 from recsys_meta.inference.new_items.score_projection import ScoreProjection, fit_projection
 from recsys_meta.inference.new_items.stored_items import ItemEvidence
+from recsys_meta.models.new_items.content_form import ContentForm
 from recsys_meta.models.new_items.content_profiles import ContentValues, Rows
 from recsys_meta.models.new_items.item_task import ItemTask, Scores
-from recsys_meta.models.new_items.signal_blend import ContentForm
 
 
 class ServedItems:

@@ -312,7 +312,7 @@ def _train(
     bundle = with_meeting_slope(
         _bundle(spec, data, train_rows, split, run, params, result.ensemble), inputs, spec.recipe
     )
-    bundle = with_new_item_choices(bundle, inputs, spec.recipe)
+    bundle = with_new_item_choices(bundle, inputs, spec.recipe, tuned.notify)
     bundle_folder = save_bundle(bundle, folder / "bundle")
     saved = load_bundle(bundle_folder)
     validation = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
+from pipelines.experiments.process_timer import ProcessTimer
 from pipelines.experiments.training_inputs import TrainingInputs
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
@@ -13,6 +14,8 @@ from recsys_meta.evaluation.baseline_tuning import TunedBaseline, edge_warnings,
 from recsys_meta.models.baselines import BASELINES, make_baseline
 
 Notify = Callable[[str], None]
+Key = tuple[str, tuple[int, ...], Order]
+"""A baseline's name, numbers of shots and order of supports."""
 
 
 class TunedBaselines:
@@ -20,18 +23,27 @@ class TunedBaselines:
 
     def __init__(self, inputs: TrainingInputs, notify: Notify = lambda _: None) -> None:
         self._inputs, self.notify = inputs, notify
-        self._tuned: dict[tuple[str, tuple[int, ...], Order], TunedBaseline] = {}
+        self._tuned: dict[Key, TunedBaseline] = {}
+        self._timers: dict[Key, ProcessTimer] = {}
 
     def tune(self, name: str, shots: Sequence[int], order: Order | None = None) -> TunedBaseline:
         """Tune a baseline on meta-validation, or return it as it was tuned before. Raises as `fit_tuned`."""
-        inputs = self._inputs
-        key = (name, tuple(sorted(set(shots))), order or inputs.data.schema.order)
+        inputs, key = self._inputs, self._key(name, shots, order)
         if key not in self._tuned:
             self.notify(f"tuning {name}")
-            self._tuned[key] = fit_tuned(
-                name, inputs.train_data, inputs.train_index, inputs.split, key[1], inputs.seed, key[2]
-            )
+            with ProcessTimer() as self._timers[key]:
+                self._tuned[key] = fit_tuned(
+                    name, inputs.train_data, inputs.train_index, inputs.split, key[1], inputs.seed, key[2]
+                )
         return self._tuned[key]
+
+    def time_taken(self, name: str, shots: Sequence[int], order: Order | None = None) -> ProcessTimer:
+        """Return how long it took to tune and fit a baseline, whoever asked for it first. Raises as `fit_tuned`."""
+        self.tune(name, shots, order)
+        return self._timers[self._key(name, shots, order)]
+
+    def _key(self, name: str, shots: Sequence[int], order: Order | None) -> Key:
+        return name, tuple(sorted(set(shots))), order or self._inputs.data.schema.order
 
     def warnings(self, name: str) -> list[str]:
         """Warnings of ranges that end too early, of a baseline as far as it was tuned; see `edge_warnings`."""

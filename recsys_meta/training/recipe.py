@@ -115,6 +115,16 @@ class EnsembleMembers(_RecipeSection):
     )
 
 
+class NewItemConfig(_RecipeSection):
+    """Choices for items that come after a training; see `docs/items.md`."""
+
+    choose: bool = Field(
+        default=True,
+        description="choose on meta-validation, with items held out, what new items are ranked by and where they "
+        "stand; false: the defaults",
+    )
+
+
 class RaceConfig(_RecipeSection):
     """Short races before a run: the learner is trained with each of `settings` for `steps` steps, and goes on with the
     one that is best on meta-validation."""
@@ -139,6 +149,7 @@ class Recipe(_RecipeSection):
     curriculum: CurriculumConfig = CurriculumConfig()
     race: RaceConfig = RaceConfig()
     ensemble: EnsembleMembers = EnsembleMembers()
+    new_items: NewItemConfig = NewItemConfig()
 
     @model_validator(mode="before")
     @classmethod

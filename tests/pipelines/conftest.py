@@ -23,7 +23,7 @@ from tests.fixtures.services import PATIENT, free_port
 
 SMALL = (
     *("--set", "train.epochs=2", "--set", "config.dims=8", "--set", "config.towers=1", "--threads", "1"),
-    *("--set", 'ensemble.members=["popularity", "naive-bayes"]'),
+    *("--set", 'ensemble.members=["popularity", "naive-bayes"]', "--set", "new_items.choose=false"),
 )
 
 

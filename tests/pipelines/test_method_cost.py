@@ -8,32 +8,46 @@ import pytest
 from pipelines.experiments.comparison import MethodCost
 from pipelines.experiments.comparison_run import FLAGSHIPS, every_learner
 from pipelines.experiments.dataset_sources import learners_serving
-from pipelines.experiments.method_cost import Stopwatch, mean_cost, method_cost
+from pipelines.experiments.method_cost import mean_cost, method_cost
+from pipelines.experiments.process_timer import ProcessTimer
+from pipelines.experiments.training_inputs import training_inputs
+from pipelines.experiments.tuned_baselines import TunedBaselines
 from pipelines.workspace import find_recipe, recipe_names
 from recsys_meta.inference.state_codec import dump_state
 from recsys_meta.models.learners import LEARNERS
 from recsys_meta.models.learners.maml.maml import MamlConfig
-from tests.fixtures.simulated_datasets import dataset
+from tests.fixtures.simulated_datasets import dataset, ranking_world
 from tests.models.learners.cases import case_of
 
 
 def test_parameters_and_the_bytes_of_a_state_are_counted():
     case = case_of("maml", "dot")
-    with Stopwatch() as watch:
+    with ProcessTimer() as timer:
         sum(range(100_000))
-    cost = method_cost(case.learner, case.params, case.batch, watch)
+    cost = method_cost(case.learner, case.params, case.batch, timer)
     assert cost.parameters == sum(v.numel() for v in case.params.values())
     state = case.learner.adapt(case.learner.body(case.params), case.batch.support)
     sizes = [len(dump_state({k: v[t : t + 1] for k, v in state.items()})) for t in range(len(case.batch.entity))]
     assert cost.state_bytes == round(np.mean(sizes)) and cost.state_bytes > 4 * MamlConfig(dims=8).dims
-    assert cost.processor_seconds > 0 and 0 < cost.seconds == watch.seconds
-    assert method_cost(case.learner, case.params, None, watch).state_bytes is None
+    assert cost.processor_seconds > 0 and 0 < cost.seconds == timer.seconds
+    assert method_cost(case.learner, case.params, None, timer).state_bytes is None
 
 
 def test_costs_of_seeds_are_averaged():
     costs = [MethodCost(1.0, 2.0, 10, 100), MethodCost(3.0, 4.0, 13, None)]
     assert mean_cost(costs) == MethodCost(2.0, 3.0, 12, 100)
     assert mean_cost([MethodCost(1.0, 1.0, 5, None)]).state_bytes is None
+
+
+def test_a_baseline_costs_what_its_tuning_took_whoever_asked_for_it_first():
+    data = ranking_world()
+    inputs = training_inputs(data, "world", scenario="new", split="seed", seed=0)
+    tuned = TunedBaselines(inputs)
+    tuned.tune("itemknn", (0, 3))
+    first = tuned.time_taken("itemknn", (3, 0))
+    assert first.seconds > 0 and first.processor_seconds is not None and first.processor_seconds > 0
+    assert tuned.time_taken("itemknn", (0, 3)) is first
+    assert tuned.time_taken("popularity", (0, 3)) is not first
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,12 @@ from recsys_meta.evaluation.curve import ColdStartCurve
 from recsys_meta.evaluation.new_items.item_point import BLOCK, ItemPoint
 from recsys_meta.evaluation.new_items.whole_catalogue import WholeCatalogue
 from recsys_meta.models.new_items.catalogue_placement import CataloguePlacement
+from recsys_meta.models.new_items.content_form import PLAIN_FORM, ContentForm
 from recsys_meta.models.new_items.item_content import ItemContent
 from recsys_meta.models.new_items.item_task import ItemTask, Scores
 from recsys_meta.models.new_items.methods import ITEM_BASELINES, ItemMethod
 from recsys_meta.models.new_items.signal_blend import (
     FORMS,
-    ContentForm,
     blend_signals,
     blended,
     content_score,
@@ -157,7 +157,7 @@ class ItemEvaluation:
 
     def _choose_form(self) -> ContentForm:
         if not self.task.content.names:
-            return ContentForm()
+            return PLAIN_FORM
         point = self._point(COLD_VALID, self.shots[0])
         entities = point.sample()
         quality = [point.quality(content_score(point.task, form), entities) for form in FORMS]

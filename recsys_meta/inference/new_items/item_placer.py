@@ -25,8 +25,8 @@ from recsys_meta.inference.new_items.stored_items import Evidence, StoredItem
 from recsys_meta.inference.requests.entity import EntityRequest, RawFeatures
 from recsys_meta.models.bundle import Bundle
 from recsys_meta.models.functional.embeddings import catalogue_features
+from recsys_meta.models.new_items.content_form import PLAIN_FORM
 from recsys_meta.models.new_items.content_profiles import ContentProfiles, ContentValues, Rows
-from recsys_meta.models.new_items.signal_blend import ContentForm
 
 MOST_COLUMNS, LEAST_COLUMNS = 128, 16
 """Columns that content is reduced to."""
@@ -86,7 +86,7 @@ class ItemPlacer:
         """Content of the model's own items, and what was chosen for new ones."""
         features = {k: v[FIRST:] for k, v in catalogue_features(self._bundle.params).items()}
         values = ContentValues.fit(features, named_items(self._bundle))
-        groups = ContentProfiles(values, ContentForm()).groups
+        groups = ContentProfiles(values, PLAIN_FORM).groups
         return KnownContent(
             values,
             self.columns.encode(features, len(self._names)),

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recsys_meta.models.new_items.catalogue_placement import CataloguePlacement
+from recsys_meta.models.new_items.content_form import PLAIN_FORM, ContentForm
 from recsys_meta.models.new_items.content_profiles import ALL_FEATURES
-from recsys_meta.models.new_items.signal_blend import ContentForm
 
 NEW_ITEM_CHOICES = "new_items"
 """The key of a bundle's `about` under which the choices stand."""
@@ -62,7 +62,7 @@ class RelevanceChoices:
         stored = about.get(NEW_ITEM_CHOICES)
         if stored is None:
             names = [*(g for g in groups if g == ALL_FEATURES or len(groups) == 1), REGRESSION, *BY_EVENTS]
-            return cls(ContentForm(), [BinChoices(dict.fromkeys(names, 1.0))])
+            return cls(PLAIN_FORM, [BinChoices(dict.fromkeys(names, 1.0))])
         bins = [
             BinChoices(
                 {name: float(weight) for name, weight in one["weights"].items()},

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 
 from recsys_meta.core.types import FloatArray, IntArray
+from recsys_meta.models.new_items.content_form import ContentForm
 from recsys_meta.models.new_items.item_task import ItemTask, Scores, standardize
 from recsys_meta.models.new_items.signals import (
     content_columns,
@@ -32,15 +32,6 @@ Quality = Callable[[FloatArray, IntArray], float]
 """Quality of scores [u, N] for some of u users (their positions)."""
 
 
-class ContentForm(NamedTuple):
-    """Form of the similarity by content: powers of rarity and of a new item's length, and what is added to squared
-    lengths, in mean ones: with few values an item is not much like others because it has no more."""
-
-    rarity: float = 1.0
-    length: float = 1.0
-    smooth: float = 0.0
-
-
 RARITIES = (1.0, 1.5, 2.0, 3.0)
 
 FORMS = (
@@ -52,7 +43,7 @@ FORMS = (
 
 def content_score(task: ItemTask, form: ContentForm) -> Scores:
     """Scores by similarity in all features, added up over the history of a user."""
-    return profile_scores(task, task.content.names, 2, *form)
+    return profile_scores(task, task.content.names, 2, form)
 
 
 def blend_signals(task: ItemTask, form: ContentForm) -> dict[str, Scores]:
@@ -60,9 +51,9 @@ def blend_signals(task: ItemTask, form: ContentForm) -> dict[str, Scores]:
     names = task.content.names
     signals: dict[str, Scores] = {}
     for label, group in _feature_groups(names).items():
-        signals[label] = profile_scores(task, group, 2, *form)
+        signals[label] = profile_scores(task, group, 2, form)
         if group == names:
-            near = kernel_of(task, group, 2.0, 2, *form)
+            near = kernel_of(task, group, 2.0, 2, form)
             signals["near neighbours"] = task.by_history(near)
             signals["smoothed"] = smoothed(task, near, 0.1)
     if names:
@@ -83,7 +74,7 @@ def _feature_groups(names: Sequence[str]) -> dict[str, Sequence[str]]:
 
 def _expected_popularity(task: ItemTask, form: ContentForm) -> FloatArray:
     """Mean log count [N] of the known items, weighted by similarity."""
-    kernel = kernel_of(task, task.content.names, 2.0, 2, *form)
+    kernel = kernel_of(task, task.content.names, 2.0, 2, form)
     level = np.log1p(np.bincount(task.history.indices, minlength=len(task.known)))
     weight = np.asarray(kernel.sum(0)).ravel()
     mean: FloatArray = (kernel.T @ level + 1e-3 * level.mean()) / (weight + 1e-3)

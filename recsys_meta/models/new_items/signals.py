@@ -12,6 +12,7 @@ from scipy.optimize import nnls
 
 from recsys_meta.core.types import FloatArray
 from recsys_meta.models.functional.linear_algebra import truncated_svd
+from recsys_meta.models.new_items.content_form import PLAIN_FORM, ContentForm
 from recsys_meta.models.new_items.item_content import content_kernel, mean_square, unit_rows
 from recsys_meta.models.new_items.item_task import ItemTask, Scores, standardize
 
@@ -33,17 +34,17 @@ def kernel_of(
     names: Sequence[str],
     power: float = 1.0,
     least: int = 1,
-    rarity: float = 1.0,
-    length: float = 1.0,
-    smooth: float = 0.0,
+    form: ContentForm = PLAIN_FORM,
 ) -> sp.csr_matrix:
     """Similarity [M, N] of known to new items by the content of some features, to a power."""
     most = max(20, min(2000, MOST_ENTRIES // max(len(task.new), 1)))
 
     def make() -> sp.csr_matrix:
-        return content_kernel(task.content.rows(names, least, rarity), task.new, task.known, most, length, smooth)
+        return content_kernel(
+            task.content.rows(names, least, form.rarity), task.new, task.known, most, form.length, form.smooth
+        )
 
-    plain = task.remember(("kernel", tuple(names), least, rarity, length, smooth), make)
+    plain = task.remember(("kernel", tuple(names), least, form), make)
     return sp.csr_matrix((plain.data**power, plain.indices, plain.indptr), shape=plain.shape)
 
 
@@ -51,18 +52,16 @@ def profile_scores(
     task: ItemTask,
     names: Sequence[str],
     least: int = 1,
-    rarity: float = 1.0,
-    length: float = 1.0,
-    smooth: float = 0.0,
+    form: ContentForm = PLAIN_FORM,
 ) -> Scores:
     """Scores by the mean content of a history, which those by `kernel_of` to the power 1 are, without a kernel."""
 
     def make() -> tuple[sp.csr_matrix, sp.csr_matrix]:
-        rows = task.content.rows(names, least, rarity)
-        added = smooth * mean_square(rows[task.known])
-        return unit_rows(rows[task.known], 1.0, added), unit_rows(rows[task.new], length, added)
+        rows = task.content.rows(names, least, form.rarity)
+        added = form.smooth * mean_square(rows[task.known])
+        return unit_rows(rows[task.known], 1.0, added), unit_rows(rows[task.new], form.length, added)
 
-    return task.by_profile(*task.remember(("profile", tuple(names), least, rarity, length, smooth), make))
+    return task.by_profile(*task.remember(("profile", tuple(names), least, form), make))
 
 
 def nearest_entries(kernel: sp.csr_matrix, most: int) -> sp.csr_matrix:

@@ -17,8 +17,8 @@ from recsys_meta.inference.new_items.relevance_choices import (
 from recsys_meta.inference.new_items.stored_items import ItemEvidence, StoredItem
 from recsys_meta.inference.requests.entity import EntityRequest, Interaction
 from recsys_meta.models.new_items.catalogue_placement import CataloguePlacement
+from recsys_meta.models.new_items.content_form import ContentForm
 from recsys_meta.models.new_items.content_profiles import ALL_FEATURES, ContentProfiles, ContentValues
-from recsys_meta.models.new_items.signal_blend import ContentForm
 from tests.inference.new_items.test_placing import flagship, held_out
 
 
