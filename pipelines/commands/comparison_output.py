@@ -32,7 +32,9 @@ OrderOption = Annotated[
 SplitOption = Annotated[
     str,
     typer.Option(
-        "--split", help="How entities are split: seed, time, or seed:N for the split of seed N whatever the run's is."
+        "--split",
+        help="How entities are split: seed, time, seed:N for the split of seed N whatever the run's is, or hash:N by a "
+        "hash of their ids, whose parts stay as data grow.",
     ),
 ]
 PlotsFolder = Annotated[
@@ -186,7 +188,7 @@ def parse_baselines(text: str, data: Any) -> list[str]:
 
 
 def parse_split(text: str) -> str:
-    """Parse --split. Raises BadParameter for anything but seed, seed:N and time."""
+    """Parse --split. Raises BadParameter for anything but seed, seed:N, hash:N and time."""
     try:
         split_rule(text, 0)
     except ConfigError as error:

@@ -50,7 +50,9 @@ def tune_command(
     ] = None,
     study: Annotated[str | None, typer.Option(help="Name of the study; one that exists goes on.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of split, training and search, by default 0.")] = None,
-    split: Annotated[str | None, typer.Option(help="How entities are split: seed (default), seed:N, time.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="How entities are split: seed (default), seed:N, hash:N, time.")
+    ] = None,
     scenario: Annotated[
         str | None, typer.Option(help="new, the default, or actors: episodes of a few actors' rows.")
     ] = None,

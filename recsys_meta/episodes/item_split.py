@@ -16,6 +16,8 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, IntArray
 from recsys_meta.episodes.event_index import EventIndex
+from recsys_meta.episodes.id_hash import hash_shares
+from recsys_meta.episodes.splits import split_rule
 
 PARTS = ("train", "warm_val", "warm_test", "cold_val", "cold_test")
 TRAIN, WARM_VALID, WARM_TEST, COLD_VALID, COLD_TEST = range(5)
@@ -69,8 +71,9 @@ def binary_rows(entity: IntArray, item: IntArray, shape: tuple[int, int]) -> sp.
 
 
 def item_split(data: Dataset, seed: int, split: str = "seed", order: str | None = None) -> ItemSplit:
-    """Split the liked rows of a data set. `split`: new items are drawn by the seed, or the last to appear ("time");
-    `order`: supports are the earliest rows ("time") or random ones. A published division goes before `split`.
+    """Split the liked rows of a data set. `split`: new items are drawn by the seed ("seed", or "seed:N" for the items
+    of seed N whatever the seed is), by a hash of their id ("hash:N"), or are the last to appear ("time"); `order`:
+    supports are the earliest rows ("time") or random ones. A published division goes before `split`.
 
     Raises ConfigError where the data are no ranking, have no times for it, or too few items.
     """
@@ -79,14 +82,21 @@ def item_split(data: Dataset, seed: int, split: str = "seed", order: str | None 
     index = EventIndex.of(data)
     entity, item = index.entity.numpy(), index.item.numpy().astype(np.int64)
     order = order or data.schema.order
-    if "time" in (split, order) and data.events.time is None:
+    rule, number = split_rule(split, seed)
+    if "time" in (rule, order) and data.events.time is None:
         raise ConfigError(f"'{data.schema.name}' has no times; take --split seed and --order random")
     time = _times(data) if data.events.time is not None else None
-    rng = np.random.default_rng(seed)
-    rows = rng.permutation(len(item)) if order == "random" or time is None else np.argsort(time, kind="stable")
-    part = _published_parts(data, index) if data.schema.part else None
-    if part is None:
-        part = _drawn_parts(item, data.catalogue, rng, time if split == "time" else None)
+    is_random = order == "random" or time is None
+    rows = np.random.default_rng(seed).permutation(len(item))
+    if not is_random and time is not None:
+        rows = np.argsort(time, kind="stable")
+    if data.schema.part:
+        part = _published_parts(data, index)
+    else:
+        rng = np.random.default_rng(number)
+        if is_random:
+            rng.permutation(len(item))  # the rows' order of that seed
+        part = _held_out_rows(_item_kinds(data, item, rule, number, rng, time)[item], rng)
     parts_of_rows = ItemSplit(entity[rows], item[rows], part[rows], len(index.counts), data.catalogue)
     _check(parts_of_rows, data.schema.name)
     return parts_of_rows
@@ -110,18 +120,31 @@ def _published_parts(data: Dataset, index: EventIndex) -> IntArray:
     return part
 
 
-def _drawn_parts(item: IntArray, catalogue: int, rng: np.random.Generator, time: IntArray | None) -> IntArray:
+def _item_kinds(
+    data: Dataset, item: IntArray, rule: str, number: int, rng: np.random.Generator, time: IntArray | None
+) -> IntArray:
+    """Find which items of rows [R] are known, new in validation or new in the test, [C]: a number of `PARTS`."""
     items = np.unique(item)
-    order = (
-        rng.permutation(items) if time is None else items[np.argsort(_first_times(item, time)[items], kind="stable")]
-    )
-    counts = [round(len(items) * share) for share in (TEST_SHARE, VALID_SHARE)]
-    kind = np.full(catalogue, TRAIN)
-    last = len(order) - counts[0]
+    kind = np.full(data.catalogue, TRAIN)
+    if rule == "hash":
+        share = hash_shares((data.vocab.value("item", i) for i in items.tolist()), f"items {number}")
+        kind[items[share >= 1 - TEST_SHARE - VALID_SHARE]] = COLD_VALID
+        kind[items[share >= 1 - TEST_SHARE]] = COLD_TEST
+        return kind
+    if rule == "time" and time is not None:
+        order = items[np.argsort(_first_times(item, time)[items], kind="stable")]
+    else:
+        order = rng.permutation(items)
+    tests, validates = (round(len(items) * share) for share in (TEST_SHARE, VALID_SHARE))
+    last = len(order) - tests
     kind[order[last:]] = COLD_TEST
-    kind[order[last - counts[1] : last]] = COLD_VALID
-    part: IntArray = kind[item]
-    chance = rng.random(len(item))
+    kind[order[last - validates : last]] = COLD_VALID
+    return kind
+
+
+def _held_out_rows(part: IntArray, rng: np.random.Generator) -> IntArray:
+    """Hold some rows of known items out, for validation and for the test."""
+    chance = rng.random(len(part))
     known = part == TRAIN
     part[known & (chance < 2 * HELD_OUT)] = WARM_VALID
     part[known & (chance < HELD_OUT)] = WARM_TEST

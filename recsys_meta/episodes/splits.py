@@ -9,8 +9,9 @@ import numpy as np
 from recsys_meta.core.dataset import NO_TIME, Dataset, Events, FeatureColumn
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.feature_tensors import lookup_rows
-from recsys_meta.core.types import IntArray
+from recsys_meta.core.types import FIRST, IntArray
 from recsys_meta.episodes.event_index import EventIndex
+from recsys_meta.episodes.id_hash import hash_shares
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def split_by_time(events: Events, entities: IntArray, shares: tuple[float, float
 
 
 def split_rule(by: str, seed: int) -> tuple[str, int]:
-    """Return the rule of a split, "time" or "seed", and its seed: "seed:3" is seed 3, whatever the run's own is.
+    """Return the rule of a split, "time", "seed" or "hash", and its number: "seed:3" is seed 3 whatever the run's is.
 
     A split that stays while the seed of a training varies tells the spread of training from that of the split. Raises
     ConfigError for any other text.
@@ -56,25 +57,30 @@ def split_rule(by: str, seed: int) -> tuple[str, int]:
     if by in ("seed", "time"):
         return by, seed
     rule, _, number = by.partition(":")
-    if rule != "seed" or not (number.isascii() and number.isdecimal()):
-        raise ConfigError(f"entities cannot be split by '{by}'; there are seed, seed:N (N from 0 on), time")
+    if rule not in ("seed", "hash") or not (number.isascii() and number.isdecimal()):
+        raise ConfigError(f"no split '{by}'; there are seed, seed:N, hash:N (N from 0 on), time")
     return rule, int(number)
 
 
 def split_of(data: Dataset, index: EventIndex, by: str = "seed", seed: int = 0) -> EntitySplit:
-    """Split the entities with at least `least_rows` rows, by "time" of arrival or by "seed" as the schema says.
+    """Split the entities with at least `least_rows` rows, by "time" of arrival, or by "seed" or "hash" as the schema
+    says.
 
     With `past_rows` entities of at least so many rows train and validate, the others test. The latter are smaller than
     any of the former, so the smaller half of a random fifth of the former validates: choices made on it are to hold for
     small entities. With `together` entities that share that feature's value go to the same part; with `folds` the seed
     counts through the parts of a cross-validation, repetition after repetition; the two combine. Without any of these
-    the split is random. Raises ConfigError if a part would be empty, and for an unknown rule; see `split_rule`.
+    the split is random. By "hash" the part of an entity follows from its id alone, or from the value that is kept
+    together, so it stays while data grow. Raises ConfigError if a part would be empty, for an unknown rule, see
+    `split_rule`, and for "hash" with `past_rows`.
     """
     by, seed = split_rule(by, seed)
     schema = data.schema
     entities = index.entities_with(schema.least_rows)
     if by == "time":
         return split_by_time(data.events, entities)
+    if by == "hash":
+        return _split_by_hash(data, entities, seed)
     if schema.past_rows is not None:
         return _split_by_size(entities, index.counts.cpu().numpy()[entities], schema.past_rows, seed)
     if schema.together is not None:
@@ -85,6 +91,35 @@ def split_of(data: Dataset, index: EventIndex, by: str = "seed", seed: int = 0) 
     if schema.folds:
         return _fold(entities, seed, schema.folds)
     return split_by_seed(entities, seed)
+
+
+def _split_by_hash(data: Dataset, entities: IntArray, number: int) -> EntitySplit:
+    """Split by a hash of each entity's id, or of its value of the schema's `together`, whose key is the number; with
+    folds that counts through them, and a fifth of what does not test validates."""
+    schema = data.schema
+    if schema.past_rows is not None:
+        raise ConfigError(
+            f"'{schema.name}' tests entities below past_rows rows, which may grow beyond them; split by seed instead"
+        )
+    key, fold = divmod(number, schema.folds) if schema.folds else (number, 0)
+    ids = _split_ids(data, entities)
+    share = hash_shares(ids, f"split {key}")
+    if schema.folds:
+        test = np.floor(share * schema.folds) == fold
+        valid = ~test & (hash_shares(ids, f"validation {number}") < 0.2)
+    else:
+        test, valid = share >= 0.8, (share >= 0.7) & (share < 0.8)
+    return _parts(entities[~test & ~valid], entities[valid], entities[test])
+
+
+def _split_ids(data: Dataset, entities: IntArray) -> list[str]:
+    """Ids of entities, or the texts of the first values of the feature that keeps entities together."""
+    together = data.schema.together
+    if together is None:
+        return [str(one) for one in data.vocab.values["entity"][entities]]
+    values = _first_values(data.entities[together], entities)
+    names = [str(value) for value in data.vocab.values[f"entity.{together}"]]
+    return [names[value - FIRST] if value >= FIRST else "" for value in values.tolist()]
 
 
 def _split_by_size(entities: IntArray, counts: IntArray, past_rows: int, seed: int) -> EntitySplit:

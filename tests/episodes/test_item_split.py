@@ -85,3 +85,21 @@ def test_what_cannot_be_split_is_said():
         item_split(replace(data, events=replace(data.events, time=None)), seed=0, split="time")
     with pytest.raises(ConfigError, match="for rankings"):
         item_split(data_of([[0, 1], [1, 0]], objective="click"), seed=0)
+
+
+def test_items_of_a_named_seed_stay_while_the_seed_of_supports_varies():
+    wanted = item_split(world(), seed=3)
+    splits = [item_split(world(), seed, "seed:3") for seed in (3, 0, 7)]
+    for part in (TRAIN, COLD_VALID, COLD_TEST):
+        assert all(np.array_equal(one.items(part), wanted.items(part)) for one in splits)
+    assert not np.array_equal(splits[1].item, splits[2].item)
+
+
+def test_by_a_hash_an_item_keeps_its_part_while_a_catalogue_grows():
+    small, large = (item_split(ranking_world(entities=60, items=n, rows=12), 0, "hash:0") for n in (50, 200))
+    parts = {part: set(small.items(part).tolist()) for part in (TRAIN, COLD_VALID, COLD_TEST)}
+    assert all(parts.values())
+    for part, items in parts.items():
+        assert items & set(large.items(*set(parts) - {part}).tolist()) == set()
+    other = item_split(ranking_world(entities=60, items=200, rows=12), 0, "hash:1")
+    assert not np.array_equal(other.items(COLD_TEST), large.items(COLD_TEST))

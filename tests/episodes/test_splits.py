@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_meta.core.dataset import FeatureColumn
+from recsys_meta.core.dataset import FeatureColumn, Vocabulary
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.episodes.splits import split_by_seed, split_by_time, split_of, split_rule
@@ -111,7 +112,7 @@ def test_entities_with_too_few_rows_are_in_no_part():
 
 def test_an_unknown_way_to_split_is_refused():
     data = data_of([[0, 1]] * 20)
-    with pytest.raises(ConfigError, match="split by 'sideways'; there are seed, seed:N"):
+    with pytest.raises(ConfigError, match="no split 'sideways'; there are seed, seed:N, hash:N"):
         split_of(data, EventIndex.of(data), "sideways", 0)
 
 
@@ -124,7 +125,55 @@ def test_a_split_of_a_named_seed_does_not_follow_the_seed_of_the_run():
     assert not np.array_equal(wanted.test, split_of(data, index, "seed", 0).test)
 
 
-@pytest.mark.parametrize("text", ["seed:", "seed:-1", "seed:x", "seed:1.0", "seed:²", "time:3", "by", ""])
+def named(data, prefix="id"):
+    """The same data with the ids of entities in its vocabulary."""
+    names = pd.Index([f"{prefix}-{i}" for i in range(data.events.entity_count)], dtype="str")
+    return replace(data, vocab=Vocabulary({**data.vocab.values, "entity": names}))
+
+
+def test_by_a_hash_an_entity_keeps_its_part_while_data_grow():
+    small, large = (named(data_of([[0, 1]] * count)) for count in (400, 1000))
+    parts = [split_of(data, EventIndex.of(data), "hash:1", seed) for data, seed in ((small, 0), (large, 5))]
+    for before, after in zip(parts[0].__dict__.values(), parts[1].__dict__.values(), strict=True):
+        assert before.tolist() == [entity for entity in after.tolist() if entity < 400]
+    shares = [len(part) / 1000 for part in (parts[1].train, parts[1].valid, parts[1].test)]
+    assert shares == pytest.approx([0.7, 0.1, 0.2], abs=0.05)
+
+
+def test_each_number_of_a_hash_is_another_split_and_ids_alone_count():
+    data = named(data_of([[0, 1]] * 300))
+    first, second = (split_of(data, EventIndex.of(data), f"hash:{number}", 0) for number in (0, 1))
+    both = len(np.intersect1d(first.test, second.test)) / len(first.test)
+    assert 0.05 < both < 0.4  # a fifth, as if drawn anew
+    assert not np.array_equal(first.test, split_of(named(data, "other"), EventIndex.of(data), "hash:0", 0).test)
+
+
+def test_by_a_hash_sharers_are_never_split():
+    data = sharing({"together": "street"})
+    streets = pd.Index([f"street-{i}" for i in range(5)], dtype="str")
+    data = named(replace(data, vocab=Vocabulary({"entity.street": streets})))
+    split = split_of(data, EventIndex.of(data), "hash:1", 0)
+    streets_of = [set((p % 5).tolist()) for p in (split.train, split.valid, split.test)]
+    assert sum(map(len, streets_of)) == 5 and sum(map(len, (split.train, split.valid, split.test))) == 20
+
+
+def test_by_a_hash_folds_test_every_entity_once():
+    data = named(data_of([[0, 1]] * 100))
+    data = replace(data, schema=data.schema.model_copy(update={"folds": 4}))
+    parts = [split_of(data, EventIndex.of(data), f"hash:{number}", 0) for number in range(4, 8)]
+    assert sorted(np.concatenate([p.test for p in parts]).tolist()) == list(range(100))
+
+
+def test_by_a_hash_entities_are_not_split_by_their_size():
+    data = named(data_of([[0, 1]] * 40))
+    data = replace(data, schema=data.schema.model_copy(update={"past_rows": 2}))
+    with pytest.raises(ConfigError, match="split by seed instead"):
+        split_of(data, EventIndex.of(data), "hash:0", 0)
+
+
+@pytest.mark.parametrize(
+    "text", ["hash", "hash:", "hash:-1", "seed:", "seed:-1", "seed:x", "seed:1.0", "seed:²", "time:3", "by", ""]
+)
 def test_an_unknown_rule_of_a_split_says_which_there_are(text):
     with pytest.raises(ConfigError, match="there are seed, seed:N"):
         split_rule(text, 0)

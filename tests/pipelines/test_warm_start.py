@@ -56,12 +56,15 @@ def test_a_model_of_another_split_may_know_who_validates():
     params = learner.init(data, train, torch.Generator().manual_seed(0))
     model = make_bundle(learner, params, data, EventIndex.of(data), train, {"seed": 0, "split": "seed"})
 
-    def warning(data, seed):
-        return describe_overlap(model, training_inputs(data, "here", scenario="new", split="seed", seed=seed))
+    def warning(data, seed, split="seed"):
+        of_split = replace(model, about={**model.about, "split": split})
+        return describe_overlap(of_split, training_inputs(data, "here", scenario="new", split=split, seed=seed))
 
     other_schema = replace(data, schema=data.schema.model_copy(update={"name": "other"}))
     assert warning(data, 0) is None and warning(other_schema, 0) is None
     assert "another split" in warning(data, 1) and "another split" in warning(replace(data, digest="more"), 0)
+    assert warning(data, 1, "seed:3") is None and "another split" in warning(replace(data, digest="more"), 0, "seed:3")
+    assert warning(replace(data, digest="more"), 1, "hash:0") is None  # entities keep their part while data grow
 
 
 @pytest.mark.slow
