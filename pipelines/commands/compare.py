@@ -16,6 +16,7 @@ from pipelines.commands.comparison_output import (
     PlotsFolder,
     SplitOption,
     SummaryOutput,
+    exit_status,
     parse_baselines,
     parse_names,
     parse_order,
@@ -92,7 +93,8 @@ def compare_command(
     """Learners and baselines side by side on the same episodes, the same seeds and the same tuning budget.
 
     Several data sets are compared in turn, each in its own metric; a summary has the wins, ties and losses of the first
-    learner, mean ranks, and the largest loss. One that fails costs the others nothing; the exit status is then 1.
+    learner, mean ranks, and the largest loss. A data set, a learner or a baseline that fails costs the others nothing;
+    the exit status is then 1.
     """
     split = parse_split(split)
     require_writable(json_file, html, plots)
@@ -111,6 +113,7 @@ def compare_command(
         "overrides": set_ or [],
         "threads": threads,
         "reuse": reuse,
+        "keep_going": True,
     }
     learner_names = _parse_learners(learners)
     if len(dataset) > 1:
@@ -125,6 +128,7 @@ def compare_command(
         workspace, str(folder), learners=learner_names, baselines=parse_baselines(baselines, data), **settings
     )
     print_comparison(results, json_file, html, plots)
+    raise typer.Exit(exit_status(results))
 
 
 def _parse_learners(text: str) -> Sequence[str] | None:

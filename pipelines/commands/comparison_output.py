@@ -64,12 +64,25 @@ def print_comparison(
             _print_written(path)
     # Scenarios of one comparison share their baselines, and so what is to be said of them.
     _print_warnings(warning for result in results for warning in result.warnings)
+    _print_failed_methods(results)
 
 
 def _print_warnings(warnings: Iterable[str]) -> None:
     """Print each distinct warning."""
     for warning in dict.fromkeys(warnings):
         err.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+
+
+def _print_failed_methods(results: Iterable[Comparison]) -> None:
+    """Print each method that failed; scenarios of one comparison share them."""
+    for failure in dict.fromkeys(failure for result in results for failure in result.failures):
+        text = f"{failure.method}, seed {failure.seed}: {failure.reason}"
+        err.print(f"[red]failed:[/] {escape(text)}", soft_wrap=True)
+
+
+def exit_status(results: Iterable[Comparison]) -> int:
+    """Exit status of a command: 1 if a method failed, else 0."""
+    return int(any(result.failures for result in results))
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
@@ -108,12 +121,14 @@ class SummaryOutput:
         self._parts: list[JsonPart] = []
         self._folders: list[str] = []
         self._warnings: list[str] = []
+        self._failed = 0
 
     def add(self, source: DatasetSource, results: Sequence[Comparison]) -> None:
         """Print the results of a data set, and write its report and the JSON file so far."""
         self._summary.outcomes += [outcome_of(result, source.given) for result in results]
         self._warnings += [f"{source.label}: {w}" for result in results for w in result.warnings]
         self._parts += [json_part(result, with_dataset=True) for result in results]
+        self._failed |= exit_status(results)
         folder = _folder_name(source.label, {f.partition("/")[0] for f in self._folders})
         labels = scenario_labels([r.scenario for r in results])
         self._folders += [folder if len(results) == 1 else f"{folder}/{label}" for label in labels]
@@ -127,7 +142,7 @@ class SummaryOutput:
         _print_failure(failure)
 
     def finish(self) -> int:
-        """Print and write the summary; return the exit status, 1 if a data set failed."""
+        """Print and write the summary; return the exit status, 1 if a data set or a method failed."""
         self._write_json()
         if self._summary.outcomes:
             print_rich(summary_report.verdict_table(self._summary))
@@ -141,7 +156,7 @@ class SummaryOutput:
         _print_warnings(self._warnings)
         for failure in self._summary.failures:
             _print_failure(failure)
-        return 1 if self._summary.failures else 0
+        return 1 if self._summary.failures else self._failed
 
     def _write_json(self) -> None:
         if self._json_file is not None:

@@ -67,6 +67,15 @@ class MethodCurves:
 
 
 @dataclass(frozen=True)
+class MethodFailure:
+    """Failure of a method: the first seed that it failed with, and the reason. None of its seeds is in any result."""
+
+    method: str
+    seed: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class MethodPoints:
     """Metric of a method or bound at each point of the curve: mean over seeds, and its 95% interval over newcomers."""
 
@@ -125,7 +134,7 @@ class Comparison:
     """Curves of all methods on one data set and protocol.
 
     `newcomers` describes the entities of each seed's curves, where results by group are wanted. `split` is the rule
-    that divides the entities.
+    that divides the entities. `failures` are of methods that are in no curve.
     """
 
     dataset: str
@@ -140,6 +149,7 @@ class Comparison:
     shares: list[BoundShare] = field(default_factory=list)
     newcomers: dict[int, Newcomers] = field(default_factory=dict)
     split: str | None = None
+    failures: tuple[MethodFailure, ...] = ()
 
     @cached_property
     def tests(self) -> list[NewPairedTest]:
@@ -296,12 +306,13 @@ def as_json(results: Sequence[Comparison], command: str, created: str) -> dict[s
 def merge_json(parts: Sequence[JsonPart], command: str, created: str) -> dict[str, Any]:
     """JSON content of several comparisons: the lists of all, behind the command and the time.
 
-    "shares" is there only where bounds were evaluated.
+    "shares" is there only where bounds were evaluated, "failed" where a method failed.
     """
-    keys = ("rows", "paired", "beside", "among", "methods", "change", "shares")
+    keys = ("rows", "paired", "beside", "among", "methods", "change", "shares", "failed")
     lists = {key: [row for part in parts for row in part[key]] for key in keys}
-    if not lists["shares"]:
-        del lists["shares"]
+    for key in ("shares", "failed"):
+        if not lists[key]:
+            del lists[key]
     return {"command": command, "created": created, **lists}
 
 
@@ -338,6 +349,7 @@ def json_part(result: Comparison, *, with_dataset: bool = False) -> JsonPart:
         "methods": methods,
         "change": change,
         "shares": shares,
+        "failed": [{**at, **asdict(failure)} for failure in result.failures],
     }
 
 

@@ -13,8 +13,10 @@ from pipelines.experiments.evaluation_protocol import FLAGSHIPS, EvaluationProto
 from pipelines.experiments.finished_runs import finished_run
 from pipelines.experiments.meta_validation import VALIDATION_ROWS
 from pipelines.experiments.method_cost import COST_ENTITIES, mean_cost, method_cost
+from pipelines.experiments.method_failures import MethodFailures
 from pipelines.experiments.method_origin import MethodOrigin, origin_of_baseline, origin_of_run
 from pipelines.experiments.process_timer import ProcessTimer
+from pipelines.experiments.recipe_learner import learner_of
 from pipelines.experiments.thread_count import default_threads, fixed_threads
 from pipelines.experiments.training_inputs import TrainingInputs, source_of, training_inputs
 from pipelines.experiments.training_run import TrainingResult, train_run
@@ -58,19 +60,24 @@ def compare(
     threads: int | None = None,
     label: str | None = None,
     reuse: bool = False,
+    keep_going: bool = False,
     notify: Notify = lambda _: None,
     on_step: OnStep = lambda *_: None,
 ) -> list[Comparison]:
     """Train every learner and tune every baseline for each seed, and evaluate all on the same meta-test episodes.
 
     None takes all learners, or baselines, that serve the objective; `label` names the data set in the results (None:
-    by its schema); `reuse` takes finished runs that a training would repeat, see `finished_run`. Returns a comparison
-    for each scenario of the protocol and stores their evaluations in SQL. Raises ConfigError for unknown names.
+    by its schema); `reuse` takes finished runs that a training would repeat, see `finished_run`. With `keep_going` a
+    method whose training or evaluation fails is left out and among the `failures`, unless every one does. Returns a
+    comparison for each scenario of the protocol and stores their evaluations in SQL. Raises ConfigError, before
+    anything is trained, for unknown names and for learners that do not serve the objective.
     """
     data, folder = workspace.dataset(dataset)
     source = source_of(dataset, folder)
     baseline_names = baselines_for(data, baselines)
     recipes = recipes_for(data, learners, overrides)
+    _ = [learner_of(recipe, data) for recipe in recipes]  # for their errors alone
+    failures = MethodFailures(keep_going, notify)
     builders: dict[str, _ComparisonBuilder] = {}
     bundles: dict[int, Path] = {}
     shots = protocol.points(data)
@@ -85,23 +92,25 @@ def compare(
             notify(f"seed {seed}: {text}")
 
         tuned = TunedBaselines(inputs, notify_seed)
-        for recipe in recipes:
-            training, timer = _train_or_reuse(
-                workspace, recipe, inputs, tuned, notify_seed, on_step, threads=threads, reuse=reuse
-            )
-            bundles.setdefault(seed, training.bundle_folder)
-            with fixed_threads(threads or default_threads()):
-                for setup in setups:
-                    builders[setup.scenario].learner(setup, recipe, training, timer, first=recipe is recipes[0])
-        for name in baseline_names:
-            with fixed_threads(threads or default_threads()):
+        for recipe in (r for r in recipes if r.name not in failures):
+            with failures.noting(recipe.name, seed):
+                training, timer = _train_or_reuse(
+                    workspace, recipe, inputs, tuned, notify_seed, on_step, threads=threads, reuse=reuse
+                )
+                with fixed_threads(threads or default_threads()):
+                    for setup in setups:
+                        builders[setup.scenario].learner(setup, recipe, training, timer, first=recipe is recipes[0])
+                bundles.setdefault(seed, training.bundle_folder)
+        for name in (n for n in baseline_names if n not in failures):
+            with failures.noting(name, seed), fixed_threads(threads or default_threads()):
                 baseline = tuned.tune(name, shots, protocol.order)
                 for setup in setups:
                     builders[setup.scenario].baseline(
                         setup, name, baseline, tuned.time_taken(name, shots, protocol.order)
                     )
     notify("paired tests, and storing results")
-    results = [builder.comparison() for builder in builders.values()]
+    results = [builder.comparison(failures) for builder in builders.values()]
+    failures.require_some(min(len(result.methods) for result in results))
     store_comparison(workspace, results, bundles=bundles)
     return results
 
@@ -191,7 +200,10 @@ class _ComparisonBuilder:
         self._origins.setdefault(name, {})[setup.inputs.seed] = origin
         self._curves.setdefault((name, role), {})[setup.inputs.seed] = setup.curve(predictor, params, name)
 
-    def comparison(self) -> Comparison:
+    def comparison(self, failures: MethodFailures) -> Comparison:
+        self._result.failures = tuple(failures)
+        for failure in failures:
+            self._drop(failure.method)
         self._result.methods = [
             MethodCurves(
                 name,
@@ -206,6 +218,13 @@ class _ComparisonBuilder:
             for (name, role), curves in self._curves.items()
         ]
         return self._result
+
+    def _drop(self, name: str) -> None:
+        """Drop what there is of a method, of seeds with which it did not fail, and all that came with its being first."""
+        self._curves = {k: v for k, v in self._curves.items() if k[0] not in (name, f"{name}-unadapted")}
+        if self._result.bundle is not None and self._result.bundle.about.get("recipe") == name:
+            self._result.bundle, self._result.run = None, ""
+            self._result.adaptation_effects, self._result.newcomers = {}, {}
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,8 @@ def curve_table(result: Comparison, metric: str) -> Table:
     for bound in result.bounds:
         cells = [_cell(result.mean(bound, k, metric), False) for k in result.shots]
         table.add_row(f"{bound.name} (knows the world)", *cells, style="italic")
+    for failure in result.failures:
+        table.add_row(escape(failure.method), "failed", style="red")
     table.add_section()
     table.add_row("newcomers", *(str(n) for n in _remaining(result, metric)), style="dim")
     return table

@@ -5,7 +5,8 @@ The head of a task is its vector z. Given rows with vectors e_s and residuals r_
     sum_s (e_s . d - r_s)^2 + c d' A d + d' P d         z = z0 + a d
 
 P is the prior precision: l I (Bertinetto et al. 2019) or a full matrix L L' + l I (Harrison, Sharma & Pavone 2018),
-both learned. A ranking has positives only, so that every item counts as a weak zero, as in implicit ALS (Hu, Koren &
+both learned. Where labels are predicted, the last coordinate of d is a change of the entity's level, which meets a
+constant: no scale of the vectors says how far levels differ, so beside l I it has a learned precision of its own. A ranking has positives only, so that every item counts as a weak zero, as in implicit ALS (Hu, Koren &
 Volinsky 2008): A is the mean of e e' over the catalogue and c its learned weight. The outer gradient goes through the
 solution. For label objectives c is 0.
 """
@@ -44,13 +45,18 @@ class RidgeHead(SupportEncoder[LinearHeadConfig]):
         params = {"rate.head": torch.zeros(()), "log_precision": torch.zeros(())}
         if self.config.objective == "ranking":
             params["log_zeros"] = torch.zeros(())
+        elif self.config.prior == "isotropic":
+            params["log_level_precision"] = torch.zeros(())
         if self.config.prior == "full":
             params["precision"] = 0.1 * torch.randn(self.config.width, self.config.width, generator=generator)
         return params
 
     def method_body(self, params: Params, vectors: Tensor) -> Params:
         """Precision [V, V] of a task without rows."""
-        precision = (params["log_precision"].exp() + JITTER) * torch.eye(vectors.shape[1], device=vectors.device)
+        diagonal = params["log_precision"].expand(vectors.shape[1])
+        if "log_level_precision" in params:
+            diagonal = torch.cat([diagonal[:-1], params["log_level_precision"][None]])
+        precision = torch.diag(diagonal.exp() + JITTER)
         if self.config.prior == "full":
             precision = precision + params["precision"] @ params["precision"].T
         if self.config.objective == "ranking":
