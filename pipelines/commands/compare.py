@@ -64,6 +64,12 @@ def compare_command(
     split: SplitOption = "seed",
     order: OrderOption = None,
     min_query: MinQuery = None,
+    newcomers: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Evaluate at most so many meta-test newcomers, drawn once for all methods; default: all."
+        ),
+    ] = None,
     scenario: Annotated[
         str,
         typer.Option(
@@ -100,7 +106,7 @@ def compare_command(
     require_writable(json_file, html, plots)
     workspace = Workspace()
     if scenario == "items":
-        given = {"--truth": truth, "--set": set_, "--min-query": min_query}
+        given = {"--truth": truth, "--set": set_, "--min-query": min_query, "--newcomers": newcomers}
         items = {"shots": parse_shots(shots), "split": split, "order": parse_order(order), "threads": threads}
         names = {"learners": _names_or_none(learners), "baselines": _names_or_none(baselines)}
         results = _compare_items(workspace, dataset, given, seeds=tuple(range(seeds)), **items, **names)
@@ -108,7 +114,9 @@ def compare_command(
         return
     settings: dict[str, Any] = {
         "truth": truth,
-        "protocol": EvaluationProtocol(parse_shots(shots), split, parse_order(order), min_query, _scenario(scenario)),
+        "protocol": EvaluationProtocol(
+            parse_shots(shots), split, parse_order(order), min_query, _scenario(scenario), newcomers
+        ),
         "seeds": tuple(range(seeds)),
         "overrides": set_ or [],
         "threads": threads,

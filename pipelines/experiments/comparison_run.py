@@ -220,7 +220,7 @@ class _ComparisonBuilder:
         return self._result
 
     def _drop(self, name: str) -> None:
-        """Drop what there is of a method, of seeds with which it did not fail, and all that came with its being first."""
+        """Drop what there is of a method from seeds with which it did not fail, and what came with its being first."""
         self._curves = {k: v for k, v in self._curves.items() if k[0] not in (name, f"{name}-unadapted")}
         if self._result.bundle is not None and self._result.bundle.about.get("recipe") == name:
             self._result.bundle, self._result.run = None, ""
@@ -304,7 +304,14 @@ def _evaluation_setups(inputs: TrainingInputs, protocol: EvaluationProtocol) -> 
     split, name = inputs.split, protocol.label(inputs.data)
     if inputs.grid is not None:
         return [
-            _EvaluationSetup(inputs, c.index, c.entities, EvalOptions(c.item_mask), f"{c.scenario}/{name}", protocol)
+            _EvaluationSetup(
+                inputs,
+                c.index,
+                protocol.sample(c.entities, inputs.split_seed),
+                EvalOptions(c.item_mask),
+                f"{c.scenario}/{name}",
+                protocol,
+            )
             for c in inputs.grid.cells.values()
         ]
     options = {name: EvalOptions()}
@@ -312,8 +319,9 @@ def _evaluation_setups(inputs: TrainingInputs, protocol: EvaluationProtocol) -> 
         options = {f"{name}/{NEGATIVES}-negatives": EvalOptions(negatives=NEGATIVES)}
         if protocol.scenario == "actors":
             options[f"{name}/full"] = EvalOptions(rows=FULL_RANKING_ROWS)
+    tested = protocol.sample(split.test, inputs.split_seed)
     return [
-        _EvaluationSetup(inputs, inputs.index, split.test, option, label, protocol) for label, option in options.items()
+        _EvaluationSetup(inputs, inputs.index, tested, option, label, protocol) for label, option in options.items()
     ]
 
 

@@ -62,7 +62,7 @@ def add_bounds(
                     bound.params,
                     bound.data,
                     inputs.index,
-                    inputs.split.test,
+                    protocol.sample(inputs.split.test, inputs.split_seed),
                     shots=protocol.points(data),
                     order=protocol.order,
                     seed=seed,

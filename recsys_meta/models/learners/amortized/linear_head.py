@@ -6,9 +6,10 @@ The head of a task is its vector z. Given rows with vectors e_s and residuals r_
 
 P is the prior precision: l I (Bertinetto et al. 2019) or a full matrix L L' + l I (Harrison, Sharma & Pavone 2018),
 both learned. Where labels are predicted, the last coordinate of d is a change of the entity's level, which meets a
-constant: no scale of the vectors says how far levels differ, so beside l I it has a learned precision of its own. A ranking has positives only, so that every item counts as a weak zero, as in implicit ALS (Hu, Koren &
-Volinsky 2008): A is the mean of e e' over the catalogue and c its learned weight. The outer gradient goes through the
-solution. For label objectives c is 0.
+constant: no scale of the vectors says how far levels differ, so beside l I it has a learned precision of its own. A
+ranking has positives only, so that every item counts as a weak zero, as in implicit ALS (Hu, Koren & Volinsky 2008): A
+is the mean of e e' over the catalogue and c its learned weight. The outer gradient goes through the solution. For label
+objectives c is 0.
 """
 
 from __future__ import annotations
