@@ -95,14 +95,14 @@ def _measure(evaluation: ItemEvaluation, name: str) -> ColdStartCurve:
 
 def _whole_views(evaluation: ItemEvaluation, name: str) -> dict[str, dict[str, ColdStartCurve]]:
     """Curves in lists of the whole catalogue: new items among all, and beside a model that is trained on them; known
-    items beside them and alone."""
+    items beside them, alone and beside new ones once trained."""
     known, entities = evaluation.known_entities(), evaluation.entities()
     views = {
         "among-all": {name: ColdStartCurve(name, entities, evaluation.among_all[name])},
         "once-trained": {n: ColdStartCurve(n, entities, evaluation.later[n]) for n in (name, TRAINED)},
     }
     if len(known):
-        names = (name, ALONE)
+        names = (name, ALONE, TRAINED)
         views["known-beside"] = {n: ColdStartCurve(n, known, evaluation.known[n]) for n in names}
     return views
 

@@ -52,7 +52,7 @@ class ItemEvaluation:
     `chosen` are settings by method and shots, `placements` where new items then stand among known ones (None: where
     their scores say); `among_all` metrics of new items in lists of the whole catalogue, over `entities()`, `later` the
     same for a part of their rows, and of `TRAINED`, a model that knows the others; `known` metrics of known items
-    beside new ones, over `known_entities()`, and of `ALONE` without any.
+    beside new ones, over `known_entities()`, of `ALONE` without any, and of `TRAINED` beside new ones that a model knows.
     """
 
     data: Dataset
@@ -192,6 +192,7 @@ class ItemEvaluation:
             (self.later, TRAINED, result.trained, new),
             (self.known, name, result.known, known),
             (self.known, ALONE, whole.known.metrics(), known),
+            (self.known, TRAINED, result.known_trained, known),
         )
         for metrics, method, values, position in measured:
             metrics.setdefault(method, {})[shots] = {metric: value[position] for metric, value in values.items()}

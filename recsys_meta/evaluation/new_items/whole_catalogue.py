@@ -35,13 +35,15 @@ Metrics = dict[str, FloatArray]
 
 class CatalogueResult(NamedTuple):
     """Metrics over `WholeCatalogue.entities` in lists of the whole catalogue: of new items and of known ones, and of
-    new items by their later rows alone, beside those of a model that was trained on the earlier ones."""
+    new items by their later rows alone, beside those of a model that was trained on the earlier ones, and known items'
+    in the lists of that model."""
 
     placement: CataloguePlacement | None
     new: Metrics
     known: Metrics
     later: Metrics
     trained: Metrics
+    known_trained: Metrics
 
 
 class WholeCatalogue:
@@ -56,7 +58,7 @@ class WholeCatalogue:
         self._split, self._task = split, task
         self.entities: IntArray = np.flatnonzero(np.diff(task.history.indptr) > 0)
         self._ranker = KnownItemRanker(task.history)
-        self._trained: dict[int, Metrics] = {}
+        self._trained: dict[int, tuple[Metrics, Metrics]] = {}
 
     @cached_property
     def setting(self) -> KnownSetting:
@@ -115,7 +117,7 @@ class WholeCatalogue:
             lists.new_metrics(placement),
             lists.known_metrics(placement),
             later.new_metrics(placement),
-            self._trained[shots],
+            *self._trained[shots],
         )
 
     def choose_placement(self, relevance: Scores, valid: ItemPoint, lifts: Sequence[float]) -> CataloguePlacement:
@@ -164,19 +166,27 @@ class WholeCatalogue:
         later, known = (binary_rows(split.entity[i], split.item[i], shape)[:, new] for i in (test[is_later], other))
         return (later - later.multiply(known)).tocsr(), known.tocsr()
 
-    def _measure_trained(self, test: ItemPoint) -> Metrics:
-        """Measure new items in lists of a model that was trained on them: on all rows but the later ones."""
+    def _measure_trained(self, test: ItemPoint) -> tuple[Metrics, Metrics]:
+        """Measure new items, and known ones, in lists of a model that was trained on all rows of new items but the later
+        ones."""
         later, known = self._later
-        query = test.query.multiply(later).tocsr()
+        liked_rows = self._known_rows(WARM_TEST), test.query.multiply(later).tocsr()
         rows, ranker = sp.hstack([self._task.history, known]).tocsr(), self._trained_ranker
-        generator, count, values = torch.Generator().manual_seed(0), len(self._task.known), []
+        generator = torch.Generator().manual_seed(0)
+        values: tuple[list[dict[str, torch.Tensor]], list[dict[str, torch.Tensor]]] = [], []
         for start in range(0, len(self.entities), BLOCK):
             some = self.entities[start : start + BLOCK]
-            candidates = np.concatenate([self._unmet(some), _open(test, some, known)], 1)
-            liked = np.concatenate([np.zeros((len(some), count), bool), query[some].toarray() > 0], 1)
+            candidates = torch.from_numpy(np.concatenate([self._unmet(some), _open(test, some, known)], 1))
             scores = torch.from_numpy(ranker.scores(rows[some], self.setting))
-            values.append(new_item_metrics(scores, torch.from_numpy(liked), torch.from_numpy(candidates), generator))
-        return {name: np.concatenate([v[name].double().numpy() for v in values]) for name in NEW_ITEMS}
+            likes = [torch.from_numpy(part[some].toarray() > 0) for part in liked_rows]
+            of_known = torch.cat([likes[0], torch.zeros_like(likes[1])], 1)
+            of_new = torch.cat([torch.zeros_like(likes[0]), likes[1]], 1)
+            for part, liked in zip(values, (of_new, of_known), strict=True):
+                part.append(new_item_metrics(scores, liked, candidates, generator))
+        new, of_known_items = (
+            {name: np.concatenate([v[name].double().numpy() for v in part]) for name in NEW_ITEMS} for part in values
+        )
+        return new, of_known_items
 
     @cached_property
     def _trained_ranker(self) -> KnownItemRanker:
