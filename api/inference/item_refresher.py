@@ -24,6 +24,9 @@ from recsys_meta.store.database.engine import StoreUnavailable
 POLL_S = 0.5
 """Interval at which changes are asked for, seconds."""
 
+LEAST_PAUSE_S = 0.1
+"""Pause, at least, where making models ready takes longer than that interval, seconds."""
+
 EVENTS_S = 2.0
 """Interval at which first events of new items are asked for, seconds; more where reading them takes long."""
 
@@ -59,17 +62,20 @@ class ItemRefresher:
 
     async def run(self, closing: asyncio.Event) -> None:
         """Refresh until the server closes. No error may end it."""
+        pause = POLL_S
         while not closing.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), POLL_S)
+                await asyncio.wait_for(self._wake.wait(), pause)
             self._wake.clear()
+            began = time.monotonic()
             try:
                 await self.refresh()
                 self._note(_EVERY, _REFRESH)
             except StoreUnavailable:
-                continue
+                pass
             except Exception as error:
                 self._note(_EVERY, _REFRESH, error)
+            pause = max(POLL_S - (time.monotonic() - began), LEAST_PAUSE_S)
 
     async def read(self) -> None:
         """Read changes without equipping models, before the first of them is loaded. Raises StoreUnavailable."""
@@ -83,18 +89,22 @@ class ItemRefresher:
             models = {key: one for key, one in self._registry.loaded().items() if self._has_items(one)}
             self._evidence = {key: one for key, one in self._evidence.items() if key in models}
             self._equipped = {key: one for key, one in self._equipped.items() if key in models}
-            news = await self._read_events(models)
-            for key, model in models.items():
-                revision = self.table.of(model.kind).revision
-                if key in news or self._equipped.get(key) != revision:
-                    self._equipped[key] = revision  # what fails is tried again after the next change
-                    try:
-                        recommender = await asyncio.to_thread(self._equip, key, model)
-                    except Exception as error:  # the others shall not wait for it
-                        self._note(key, _EQUIP, error)
-                    else:
-                        self._note(key, _EQUIP)
-                        self._registry.equip({key: recommender})
+            await self._equip_changed(models, set())  # at once: reading events may take long
+            await self._equip_changed(models, await self._read_events(models))
+
+    async def _equip_changed(self, models: dict[_Key, LoadedModel], news: set[_Key]) -> None:
+        """Equip the models whose items have changed, and those for which there is news of events."""
+        for key, model in models.items():
+            revision = self.table.of(model.kind).revision
+            if key in news or self._equipped.get(key) != revision:
+                self._equipped[key] = revision  # what fails is tried again after the next change
+                try:
+                    recommender = await asyncio.to_thread(self._equip, key, model)
+                except Exception as error:  # the others shall not wait for it
+                    self._note(key, _EQUIP, error)
+                else:
+                    self._note(key, _EQUIP)
+                    self._registry.equip({key: recommender})
 
     def _note(self, key: _Key, event: str, error: Exception | None = None) -> None:
         """Log a failure once, not at each poll or change, until it goes well: without an error it does."""

@@ -24,7 +24,7 @@ from recsys_meta.episodes.event_index import EventIndex, order_rows
 from recsys_meta.evaluation.cold_start import episodes_at
 from recsys_meta.evaluation.new_items.merged_lists import LeadingItems, MergedLists
 from recsys_meta.inference.new_items.content_columns import ContentColumns
-from recsys_meta.inference.new_items.item_placer import MOST_COLUMNS, MOST_TASTES, PLACES, named_items
+from recsys_meta.inference.new_items.item_placer import MOST_TASTES, PLACES, column_counts, named_items
 from recsys_meta.inference.new_items.item_relevance import EntityInputs
 from recsys_meta.inference.new_items.known_content import KnownContent
 from recsys_meta.inference.new_items.known_histories import KnownHistories, KnownLevels
@@ -247,7 +247,7 @@ class HeldOutItems:
     def _contents(self) -> tuple[Tensor, Tensor]:
         known, new = self._features
         catalogue = {k: torch.cat([v[:1].expand(FIRST, *v.shape[1:]), v]) for k, v in known.items()}
-        columns = ContentColumns.fit(catalogue, MOST_COLUMNS)
+        columns = ContentColumns.fit(catalogue, column_counts(len(self.known))[0])
         return columns.encode(known, len(self.known)), columns.encode(new, len(self.new))
 
     @cached_property
@@ -257,7 +257,8 @@ class HeldOutItems:
         requests = probe_requests(names, _padded(counts[None])[0], 1.0)
         scores = model.scores(model.adapt([model.read_support(request) for request in requests]))
         some = scores[:, torch.from_numpy(self.known + FIRST)]
-        return fit_projection(_padded(some), self._contents[0], _padded(counts[None])[0], MOST_TASTES, PLACES)
+        _, left = column_counts(len(self.known))
+        return fit_projection(_padded(some), self._contents[0], _padded(counts[None])[0], MOST_TASTES, PLACES, left)
 
     @cached_property
     def _entity_inputs(self) -> EntityInputs:
@@ -266,10 +267,15 @@ class HeldOutItems:
 
     def _block(self, at: IntArray, events: int, choices: RelevanceChoices) -> NewItemBlock:
         counts = np.asarray(self.bundle.popularity[FIRST:].numpy())[self.known]
-        known = KnownContent(self._values, self._contents[0], counts, choices)
+        known = KnownContent(self._values, self._projection.reduce(self._contents[0]), counts, choices)
         names = [str(i) for i in self.new[at].tolist()]
         return build_block(
-            self._projection, names, self._contents[1][at], self._evidence(at, events), known, self._rows(at)
+            self._projection,
+            names,
+            self._projection.reduce(self._contents[1][at]),
+            self._evidence(at, events),
+            known,
+            self._rows(at),
         )
 
     @cached_property

@@ -15,7 +15,7 @@ from recsys_meta.core.feature_tensors import lookup_rows
 from recsys_meta.core.types import FIRST, FloatArray, IntArray
 from recsys_meta.evaluation.new_items.item_evaluation import ItemEvaluation
 from recsys_meta.inference.new_items.content_columns import ContentColumns
-from recsys_meta.inference.new_items.item_placer import MOST_COLUMNS, MOST_TASTES, PLACES
+from recsys_meta.inference.new_items.item_placer import MOST_TASTES, PLACES, column_counts
 from recsys_meta.inference.new_items.item_relevance import EntityInputs
 from recsys_meta.inference.new_items.known_content import KnownContent
 from recsys_meta.inference.new_items.known_histories import KnownHistories
@@ -81,18 +81,19 @@ class ServedItems:
         return scores
 
     def _block(self, task: ItemTask, choices: RelevanceChoices) -> NewItemBlock:
-        projection, content = self._projection
+        projection = self._projection
+        content = projection.reduce(self._contents[1])
         names = [str(item) for item in task.new]
         return build_block(projection, names, content, self._evidence(task), self._known(choices), self._rows)
 
     def _inputs(self, users: IntArray) -> EntityInputs:
         known, unmet = self._evaluation.whole.known_scores(users)
-        coordinates = _padded_scores(known) @ self._projection[0].table
+        coordinates = _padded_scores(known) @ self._projection.table
         histories = KnownHistories(self._task.history[users], unmet)
         return entity_inputs(torch.from_numpy(known), coordinates[:, :-1], histories)
 
     def _known(self, choices: RelevanceChoices) -> KnownContent:
-        return KnownContent(self._values, self._contents[0], self._counts, choices)
+        return KnownContent(self._values, self._projection.reduce(self._contents[0]), self._counts, choices)
 
     @cached_property
     def _counts(self) -> FloatArray:
@@ -105,9 +106,10 @@ class ServedItems:
 
     @cached_property
     def _contents(self) -> tuple[Tensor, Tensor]:
-        """Content of known [M, K] and new items [N, K] in few columns."""
+        """Content of known [M, L] and new items [N, L] in the columns that the regression is fitted on."""
         known, new = self._features
-        columns = ContentColumns.fit({name: _padded(values) for name, values in known.items()}, MOST_COLUMNS)
+        fitted, _ = column_counts(len(self._task.known))
+        columns = ContentColumns.fit({name: _padded(values) for name, values in known.items()}, fitted)
         return columns.encode(known, len(self._task.known)), columns.encode(new, len(self._task.new))
 
     @cached_property
@@ -120,14 +122,14 @@ class ServedItems:
         return self._values.rows(self._features[1], own_ids)
 
     @cached_property
-    def _projection(self) -> tuple[ScoreProjection, Tensor]:
-        """The projection, fitted to probe entities of one event, and the new items' content [N, K]."""
+    def _projection(self) -> ScoreProjection:
+        """The projection, fitted to probe entities of one event."""
         counts = self._counts
         chance = np.sqrt(counts) / np.sqrt(counts).sum()
         probes = np.random.default_rng(0).choice(len(counts), min(MOST_PROBES, (counts > 0).sum()), False, chance)
         scores = _padded_scores(self._evaluation.whole.scores_after(probes))
-        known, new = self._contents
-        return fit_projection(scores, known, _padded_scores(counts[None])[0], MOST_TASTES, PLACES), new
+        _, left = column_counts(len(counts))
+        return fit_projection(scores, self._contents[0], _padded_scores(counts[None])[0], MOST_TASTES, PLACES, left)
 
     def _evidence(self, task: ItemTask) -> dict[str, ItemEvidence]:
         """First events of the new items, by their id."""
@@ -135,7 +137,7 @@ class ServedItems:
         users = np.unique(task.support.tocoo().row)
         if not len(users):
             return {}
-        tastes = self._projection[0].tastes(_padded_scores(self._evaluation.whole.known_scores(users)[0]))
+        tastes = self._projection.tastes(_padded_scores(self._evaluation.whole.known_scores(users)[0]))
         histories = np.split(task.history[users].indices, task.history[users].indptr[1:-1])
         traffic = float(task.shots.mean()) * len(task.known) / max(task.history.nnz, 1)
         evidence = {}

@@ -52,7 +52,7 @@ class ItemEvaluation:
     `chosen` are settings by method and shots, `placements` where new items then stand among known ones (None: where
     their scores say); `among_all` metrics of new items in lists of the whole catalogue, over `entities()`, `later` the
     same for a part of their rows, and of `TRAINED`, a model that knows the others; `known` metrics of known items
-    beside new ones, over `known_entities()`, of `ALONE` without any, and of `TRAINED` beside new ones that a model knows.
+    beside new ones, over `known_entities()`, of `ALONE` without any, and of `TRAINED` beside trained ones.
     """
 
     data: Dataset

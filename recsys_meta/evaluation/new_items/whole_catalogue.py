@@ -167,8 +167,8 @@ class WholeCatalogue:
         return (later - later.multiply(known)).tocsr(), known.tocsr()
 
     def _measure_trained(self, test: ItemPoint) -> tuple[Metrics, Metrics]:
-        """Measure new items, and known ones, in lists of a model that was trained on all rows of new items but the later
-        ones."""
+        """Measure new items, and known ones, in lists of a model that was trained on all rows of new items but the
+        later ones."""
         later, known = self._later
         liked_rows = self._known_rows(WARM_TEST), test.query.multiply(later).tocsr()
         rows, ranker = sp.hstack([self._task.history, known]).tocsr(), self._trained_ranker

@@ -60,7 +60,7 @@ class ContentColumns:
             return unreduced
         matrix = unreduced._matrix({name: values[FIRST:] for name, values in features.items()})
         width = matrix.shape[1]
-        basis = torch.eye(width) if width <= dims else truncated_svd(matrix.astype(np.float32), dims, seed=0)
+        basis = torch.eye(width) if width <= dims else truncated_svd(matrix.astype(np.float32), dims, seed=0, sweeps=2)
         return cls(unreduced.fields, basis)
 
     @property
@@ -73,6 +73,10 @@ class ContentColumns:
         if not self.fields:
             return torch.zeros(count, 0)
         return torch.from_numpy((self._matrix(features) @ self.basis.numpy()).astype(np.float32))
+
+    def reduced(self, reduction: Tensor | None) -> ContentColumns:
+        """Encoding as the K columns that these L become by a matrix [L, K]; None changes nothing."""
+        return self if reduction is None else ContentColumns(self.fields, self.basis @ reduction)
 
     def _matrix(self, features: Mapping[str, Tensor]) -> sp.csr_matrix:
         return sp.hstack([field.encode(features[name]) for name, field in self.fields.items()]).tocsr()

@@ -28,11 +28,12 @@ from recsys_meta.models.functional.embeddings import catalogue_features
 from recsys_meta.models.new_items.content_form import PLAIN_FORM
 from recsys_meta.models.new_items.content_profiles import ContentProfiles, ContentValues, Rows
 
-MOST_COLUMNS, LEAST_COLUMNS = 128, 16
-"""Columns that content is reduced to."""
+MOST_FITTED, MOST_COLUMNS, LEAST_COLUMNS = 512, 128, 16
+"""Columns of content that a regression is fitted on, and those that are left of them for answers: most and least."""
 
-MOST_TABLE = 1 << 22
-"""Numbers of the table that each answer reads, about, from which on there are fewer columns."""
+MOST_CONTENT, MOST_TABLE = 1 << 23, 1 << 22
+"""Numbers of the items' content in these columns, and of the table that each answer reads, about, from which on there
+are fewer of them."""
 
 MOST_TASTES = 32
 """Coordinates of taste."""
@@ -62,24 +63,29 @@ class ItemPlacer:
         self._bundle, self._names, self._score = bundle, names, score
         self._encoded = EncodedItems()
 
-    @cached_property
+    @property
     def columns(self) -> ContentColumns:
-        """The encoding of content."""
-        size = max(len(self._names), 1)
-        dims = max(LEAST_COLUMNS, min(MOST_COLUMNS, MOST_TABLE // size))
-        return ContentColumns.fit(catalogue_features(self._bundle.params), dims)
+        """The encoding of content, as the projection reads it. Raises what the model raises."""
+        return self._fitted[0]
 
-    @cached_property
+    @property
     def projection(self) -> ScoreProjection:
         """The projection, fitted to the scores of probes. Raises what the model raises."""
+        return self._fitted[1]
+
+    @cached_property
+    def _fitted(self) -> tuple[ContentColumns, ScoreProjection]:
         label_range = self._bundle.schema.label_range
         requests = probe_requests(self._names, self._bundle.popularity, label_range[1] if label_range else 1.0)
         scores = self._score(requests)
         if not bool(torch.isfinite(scores).all()):
             raise DataError("the model's scores are not finite")
         features = catalogue_features(self._bundle.params)
-        content = self.columns.encode({k: v[FIRST:] for k, v in features.items()}, len(self._names))
-        return fit_projection(scores, content, self._bundle.popularity, MOST_TASTES, PLACES)
+        fitted, left = column_counts(len(self._names))
+        columns = ContentColumns.fit(features, fitted)
+        content = columns.encode({k: v[FIRST:] for k, v in features.items()}, len(self._names))
+        projection = fit_projection(scores, content, self._bundle.popularity, MOST_TASTES, PLACES, left)
+        return columns.reduced(projection.reduction), projection
 
     @cached_property
     def known(self) -> KnownContent:
@@ -138,6 +144,16 @@ class ItemPlacer:
             position = vocab[f"item.{name}"].get_indexer(pd.Index(list(names), dtype="str"))
             own_ids[name] = np.where(position >= 0, position + FIRST, 0)
         return values.rows(features, own_ids)
+
+
+def column_counts(items: int) -> tuple[int, int]:
+    """Return how many columns of content a regression over items is fitted on, and to how many it is reduced."""
+    size = max(items, 1)
+    fitted, left = (
+        max(LEAST_COLUMNS, min(most, numbers // size))
+        for most, numbers in ((MOST_FITTED, MOST_CONTENT), (MOST_COLUMNS, MOST_TABLE))
+    )
+    return fitted, left
 
 
 def named_items(bundle: Bundle) -> dict[str, IntArray]:

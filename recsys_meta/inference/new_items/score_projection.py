@@ -36,14 +36,16 @@ LEAST_REMAINDER = 0.05
 class ScoreProjection:
     """A fitted projection of scores [T, C].
 
-    table [C, K + 2 + R]: its columns give beta, gamma, h and m; content [K]: mean of the items' content; popularity
-    [K + 1]: regression of log popularity on content, its last number the mean; spread: standard deviation of log
-    popularity around it; average [R]: mean h of the probes; explained: share of the scores' variance that content
-    explains, each item left out in turn; places [C, D]: items in the space of the probes' scores, and axes [P, D] that
-    project columns of such scores on it; probes [P, K + 1 + R]: their coordinates.
+    table [C, K + 2 + R]: its columns give beta, gamma, h and m; reduction [L, K]: what content of L columns is
+    multiplied by, None where it has K; content [K]: mean of the items' content; popularity [K + 1]: regression of log
+    popularity on content, its last number the mean; spread: standard deviation of log popularity around it; average
+    [R]: mean h of the probes; explained: share of the scores' variance that content explains, each item left out in
+    turn; places [C, D]: items in the space of the probes' scores, and axes [P, D] that project columns of such scores
+    on it; probes [P, K + 1 + R]: their coordinates.
     """
 
     table: Tensor
+    reduction: Tensor | None
     content: Tensor
     popularity: Tensor
     spread: float
@@ -58,6 +60,10 @@ class ScoreProjection:
         """Number of taste coordinates, R."""
         return len(self.average)
 
+    def reduce(self, content: Tensor) -> Tensor:
+        """Reduce content [N, L] to the columns [N, K] that the projection reads."""
+        return content if self.reduction is None else content @ self.reduction
+
     def tastes(self, scores: Tensor) -> Tensor:
         """Taste coordinates h [T, R] of entities by their scores [T, C], in units of each one's deviation, less those
         of the average probe."""
@@ -67,20 +73,28 @@ class ScoreProjection:
         return coordinates[:, first:-1] / deviation[:, None] - self.average
 
 
-def fit_projection(scores: Tensor, content: Tensor, counts: Tensor, rank: int, dims: int) -> ScoreProjection:
-    """Fit a projection to scores [P, C] of P probes, content [M, K] of the M items without the reserved ids, and counts
-    [C] of their events; with at most `rank` taste coordinates and places of at most `dims` numbers."""
+def fit_projection(
+    scores: Tensor, content: Tensor, counts: Tensor, rank: int, dims: int, most_content: int = 128
+) -> ScoreProjection:
+    """Fit a projection to scores [P, C] of P probes, content [M, L] of the M items without the reserved ids, and counts
+    [C] of their events; with at most `rank` taste coordinates, places of at most `dims` numbers, and content reduced to
+    `most_content` columns where it has more."""
     weight = (counts[FIRST:] / (counts[FIRST:] + HALF_TRUST)).double()
     weight = weight / weight.sum() if weight.sum() > 0 else torch.full_like(weight, 1 / len(weight))
     s = _standardized(scores[:, FIRST:].double(), weight)
     mean_content = weight @ content.double()
     x = content.double() - mean_content
-    solver, leverage = _fit_ridge(s, x, weight)
+    solver, leverage, ridge = _fit_ridge(s, x, weight)
     remainder = (1 - leverage).clamp(min=LEAST_REMAINDER)
-    residual = s - (s @ solver) @ x.T
-    alone = s - residual / remainder
     p = counts[FIRST:].double().log1p()
     level = weight @ p
+    reduction = None
+    if x.shape[1] > most_content:
+        coefficients = torch.cat([(p - level)[None] @ solver, s @ solver])
+        reduction, inverse = _leading_content(coefficients, (weight @ x.square() + ridge).sqrt(), most_content)
+        x, solver, mean_content = x @ reduction, solver @ inverse, mean_content @ reduction
+    residual = s - (s @ solver) @ x.T
+    alone = s - residual / remainder
     slope = solver.T @ (p - level)
     excess = p - level - x @ slope
     spread = float((weight @ (excess / remainder).square()).sqrt())
@@ -91,6 +105,7 @@ def fit_projection(scores: Tensor, content: Tensor, counts: Tensor, rank: int, d
     columns = torch.cat([columns - weight[:, None] * columns.sum(0), weight[:, None]], 1)
     return ScoreProjection(
         table=torch.nn.functional.pad(columns, (0, 0, FIRST, 0)).float().contiguous(),
+        reduction=None if reduction is None else reduction.float(),
         content=mean_content.float(),
         popularity=torch.cat([slope, level[None]]).float(),
         spread=spread,
@@ -106,22 +121,33 @@ def _standardized(scores: Tensor, weight: Tensor) -> Tensor:
     return centred / scores.std(1, correction=0).clamp(min=1e-9)[:, None]
 
 
-def _fit_ridge(s: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def _fit_ridge(s: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Choose the penalty with the least error with each item left out; return the solver [M, K], with which
-    beta = s @ solver, and the leverage [M] of each item."""
+    beta = s @ solver, the leverage [M] of each item, and what was added to the mean squares of columns."""
     weighted = weight[:, None] * x
     gram = weighted.T @ x
     scale = gram.diagonal().mean() if len(gram) else torch.tensor(1.0)
-    best = (math.inf, weighted, weight)
+    least, best = math.inf, (weighted, weight, scale)
     for penalty in PENALTIES:
-        matrix = gram + (penalty * scale + 1e-9) * torch.eye(len(gram), dtype=gram.dtype)
+        ridge = penalty * scale + 1e-9
+        matrix = gram + ridge * torch.eye(len(gram), dtype=gram.dtype)
         solver = weighted @ torch.linalg.inv(matrix)
         leverage = weight + (solver * x).sum(1)
         alone = (s - (s @ solver) @ x.T) / (1 - leverage).clamp(min=LEAST_REMAINDER)
         error = float((alone.square() @ weight).sum())
-        if error < best[0]:
-            best = error, solver, leverage
-    return best[1], best[2]
+        if error < least:
+            least, best = error, (solver, leverage, ridge)
+    return best
+
+
+def _leading_content(coefficients: Tensor, width: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    """Find the few columns of content by which it predicts nearly as it does by all: those of the leading singular
+    vectors of regressions' coefficients [B, L], each in units of its column's `width` [L]; the first regression is kept
+    as it is. Return what content is multiplied by [L, K], and what coefficients are [L, K]."""
+    scaled = coefficients * width
+    leading = torch.linalg.eigh(scaled.T @ scaled)[1][:, 1 - columns :].flip(1)
+    basis = torch.linalg.qr(torch.cat([scaled[:1].T, leading], 1))[0]
+    return basis / width[:, None], basis * width[:, None]
 
 
 def _of_residual(columns: Tensor, x: Tensor, solver: Tensor) -> Tensor:
