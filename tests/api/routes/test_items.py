@@ -278,6 +278,25 @@ def test_kinds_are_told_apart(kinds):
     assert kinds.client.post("/v1/items", json={"kind": "ad", "items": [{"id": "b"}]}).json()["stored"] == 1
 
 
+def test_an_item_is_listed_while_first_events_are_still_read(server, monkeypatch):
+    put(server, "before")
+    wait(lambda: "before" in listed(server))
+    reading, done = threading.Event(), threading.Event()
+
+    async def stall(*_):
+        reading.set()
+        await asyncio.to_thread(done.wait, 30)
+        return False
+
+    monkeypatch.setattr(ItemEvidenceReader, "read", stall)
+    server.container.items._events_due = 0.0
+    put(server, "fresh")
+    try:
+        wait(lambda: reading.is_set() and "fresh" in listed(server))
+    finally:
+        done.set()
+
+
 def test_a_swap_of_models_keeps_new_items_and_hidden_ones(full, home, published, other):
     put(full, "fresh")
     full.client.patch("/v1/items/i7", json={"available": False})

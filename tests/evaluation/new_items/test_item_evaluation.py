@@ -95,6 +95,9 @@ def test_a_model_that_is_trained_on_the_new_items_stands_beside(evaluation):
     cold, trained = (np.nanmean(metrics["recall@20"]) for metrics in rows)
     assert cold > 0.05 and trained > 0.05
     everyone = evaluation.among_all["blend"][0]["recall@20"]
+    beside, alone = (evaluation.known[name][0]["recall@20"] for name in (TRAINED, "no-new-items"))
+    assert np.array_equal(np.isnan(beside), np.isnan(alone))
+    assert 0.5 * np.nanmean(alone) < np.nanmean(beside) < np.nanmean(alone)  # new ones take places
     assert 0 < (~np.isnan(rows[0]["recall@20"])).sum() < (~np.isnan(everyone)).sum()
 
 

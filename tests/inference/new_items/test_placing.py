@@ -54,6 +54,22 @@ def test_scores_that_follow_from_content_are_found():
     assert projection.explained > 0.99
 
 
+def test_content_of_many_columns_is_reduced_to_what_scores_follow_from():
+    scores, _, counts, _, users = linear_world()
+    g = torch.Generator().manual_seed(1)
+    content = torch.randn(ITEMS, 40, generator=g) * torch.linspace(3, 0.1, 40)  # the last ones vary least
+    weights = torch.zeros(40, 4)
+    weights[-DIMS:] = torch.randn(DIMS, 4, generator=g) * 10
+    scores = torch.nn.functional.pad(users @ (content @ weights).T, (FIRST, 0))
+    whole, reduced = (fit_projection(scores, content, counts, 0, 16, most) for most in (40, 8))
+    assert whole.reduction is None and reduced.reduction.shape == (40, 8) and reduced.table.shape[1] == 8 + 2
+    fresh = torch.randn(5, 40, generator=g)
+    new = [build_block(p, list("abcde"), p.reduce(fresh), {}) for p in (whole, reduced)]
+    assert torch.allclose(new[0].extend(scores), new[1].extend(scores), atol=0.05)
+    assert torch.allclose(new[0].popularity, new[1].popularity, atol=1e-3)
+    assert reduced.explained > 0.98
+
+
 def test_items_without_content_are_average_ones():
     projection, scores, _, _ = fitted(popularity=1.0)
     block = build_block(projection, ["a", "b"], torch.zeros(2, DIMS), {})
