@@ -18,12 +18,15 @@ from typing import Any, get_args
 import pandas as pd
 
 from pipelines.batch.event_files import read_events
+from pipelines.commands.compare import run_comparison
 from pipelines.commands.evaluate import measure_bundle, store_evaluation
 from pipelines.commands.model_publication import publish_run
 from pipelines.commands.stage_progress import StageProgress
 from pipelines.commands.train import StepProgress, device_name
 from pipelines.console import progress_bar
+from pipelines.experiments.comparison import Comparison
 from pipelines.experiments.comparison_run import recipe_for
+from pipelines.experiments.evaluation_protocol import EvaluationProtocol
 from pipelines.experiments.training_inputs import source_of, training_inputs
 from pipelines.experiments.training_run import TrainingResult, resume_run, train_run
 from pipelines.workspace import Workspace
@@ -114,7 +117,7 @@ def train(
     """
     prepared = _prepared(data)
     inputs = training_inputs(prepared.data, prepared.source, scenario=scenario, split=split, seed=seed)
-    overrides = [f"{key}={_toml_value(key, value)}" for key, value in (settings or {}).items()]
+    overrides = _overrides(settings)
     if isinstance(recipe, Mapping):
         run_recipe = recipe_of(recipe, overrides)
     else:
@@ -136,6 +139,11 @@ def resume(run: str) -> TrainingResult:
     """Go on with a run that was stopped, from its last checkpoint. Raises NotFoundError, CheckpointError."""
     with progress_bar() as progress, StageProgress(progress) as stages:
         return _with_warnings(resume_run(Workspace(), run, StepProgress(progress, run, stages), stages.note))
+
+
+def _overrides(settings: Mapping[str, Any] | None) -> list[str]:
+    """Settings as --set has them."""
+    return [f"{key}={_toml_value(key, value)}" for key, value in (settings or {}).items()]
 
 
 def _toml_value(key: str, value: Any) -> str:
@@ -175,9 +183,52 @@ def evaluate(
     is_named = isinstance(model, str) and not workspace.is_bundle(model)
     name = str(model).partition("@")[0] if is_named else None
     store_evaluation(workspace, result, name, _bundle_folder(workspace, model))
+    return _points(result)
+
+
+def compare(
+    data: PreparedData | str,
+    learners: Sequence[str] | None = None,
+    baselines: Sequence[str] | None = None,
+    *,
+    seeds: int = 3,
+    shots: Sequence[int] | None = None,
+    split: str = "seed",
+    newcomers: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    threads: int | None = None,
+    reuse: bool = False,
+) -> pd.DataFrame:
+    """Train learners and tune baselines for each of `seeds` seeds, and evaluate all on the same new entities.
+
+    None takes the usual learners, or all baselines, that serve the objective; `settings` replaces keys of every recipe;
+    `newcomers` bounds how many entities are evaluated; `reuse` takes finished runs that a training would repeat.
+    Returns the mean over seeds as `evaluate` does, and stores it as the command does. A method that fails is left out,
+    with a warning in the log, unless every one does. Raises ConfigError for unknown names.
+    """
+    prepared = _prepared(data)
+    protocol = EvaluationProtocol(None if shots is None else tuple(shots), split, newcomers=newcomers)
+    results = run_comparison(
+        Workspace(),
+        prepared.source,
+        learners=learners,
+        baselines=baselines,
+        protocol=protocol,
+        seeds=tuple(range(seeds)),
+        overrides=_overrides(settings),
+        threads=threads,
+        reuse=reuse,
+        keep_going=True,
+    )
+    for failure in results[0].failures:
+        _LOG.warning("%s failed, seed %d: %s", failure.method, failure.seed, failure.reason)
+    return _points(results[0])
+
+
+def _points(result: Comparison) -> pd.DataFrame:
+    """Frame of the mean over seeds of every method, number of shots and metric."""
     columns = ["method", "shots", "metric", "value", "low", "high"]
-    rows = [row.__dict__ for row in result.evaluations() if row.seed is None]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame([row.__dict__ for row in result.evaluations() if row.seed is None], columns=columns)
 
 
 def publish(run: TrainingResult | str, name: str | None = None, *, stage: bool = False, force: bool = False) -> str:

@@ -130,7 +130,7 @@ def _train_or_reuse(
     earlier = finished_run(workspace, recipe, inputs, threads or default_threads()) if reuse else None
     if earlier is not None:
         notify(f"{recipe.name}: run {earlier.spec.id} is taken")
-        training, timer = earlier, ProcessTimer(earlier.seconds)
+        training, timer = earlier, ProcessTimer.load(earlier.folder) or ProcessTimer(earlier.seconds)
     else:
         notify(f"training {recipe.name}")
         with ProcessTimer() as timer:
@@ -144,6 +144,7 @@ def _train_or_reuse(
                 notify=notify,
                 measure=False,
             )
+        timer.save(training.folder)
     for warning in training.warnings:
         notify(f"{recipe.name}: {warning}")
     return training, timer

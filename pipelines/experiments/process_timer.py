@@ -1,10 +1,18 @@
-"""Timer of this process: seconds of the clock and of the processor."""
+"""Timer of this process: seconds of the clock and of the processor; kept beside what took them."""
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from recsys_meta.core.atomic_io import write_file
+from recsys_meta.core.json_text import dump_json
+
+FILE = "time.json"
+"""File of a run's folder with what its training took."""
 
 
 class ProcessTimer:
@@ -25,3 +33,14 @@ class ProcessTimer:
     ) -> None:
         self.seconds = time.perf_counter() - self._began[0]
         self.processor_seconds = time.process_time() - self._began[1]
+
+    def save(self, folder: Path) -> None:
+        """Write the times beside a run."""
+        content = {"seconds": self.seconds, "processor_seconds": self.processor_seconds}
+        write_file(folder / FILE, dump_json(content).encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> ProcessTimer | None:
+        """Read the times of a run; None where nobody has written them."""
+        file = folder / FILE
+        return cls(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None

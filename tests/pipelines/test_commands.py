@@ -201,6 +201,8 @@ def test_a_run_of_a_comparison_takes_its_points_along_when_published(command, tm
     assert command.json("runs", "list")[0]["id"] == newest["id"], "nothing is trained twice"
     first, again = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("compared", "again"))
     assert (first["rows"], first["paired"]) == (again["rows"], again["paired"])
+    times = [[(m.get("seconds"), m.get("processor_seconds")) for m in r["methods"][:1]] for r in (first, again)]
+    assert times[0] == times[1] and None not in times[0][0], "what training took then"
     published = command.json("models", "publish", newest["id"], "--name", "second", "--force")
     points = measured(command, "second")
     assert {(r.method, r.model_version, r.seed, r.shots) for r in points} == {

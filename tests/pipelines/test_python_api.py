@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 import recsys_meta as rm
+from pipelines.experiments import comparison_run
 from recsys_meta.core.errors import ConfigError, DataError, RecsysMetaError
 from recsys_meta.data import prepare_custom
 from tests.contract.naming import ROOT
@@ -144,7 +145,7 @@ def test_a_run_is_evaluated_published_and_recommends_as_the_commands_do(home, sh
     rows = [row for row in json.loads((tmp_path / "curve.json").read_text())["rows"] if row["seed"] is None]
     assert curve["value"].tolist() == [row["value"] for row in rows]
     expected = command.json("recommend", "shop", "--items", "a1,a3", "--feature", "town=north", "-n", "4")["items"]
-    for source in (model, run, run.bundle):
+    for source in (model, run, run.bundle, rm.Recommender(run.bundle)):
         answer = rm.recommend(source, ["a1", "a3"], 4, {"town": "north"})
         assert answer.to_dict("records") == expected
     frame = pd.DataFrame({"article": ["a1", "a3"], "at": pd.to_datetime(["2024-01-02", "2024-01-03"], utc=True)})
@@ -155,6 +156,25 @@ def test_a_run_is_evaluated_published_and_recommends_as_the_commands_do(home, sh
     runs = {row["id"]: row["status"] for row in command.json("runs", "list")}
     assert runs[run.spec.id] == "finished"
     assert rm.resume(run.spec.id).bundle.version == run.bundle.version
+
+
+def test_methods_are_compared_as_the_command_does(home, shop, tmp_path, caplog, monkeypatch):
+    """Without trainings: a learner that fails is left out, with a warning."""
+
+    def fail(*_, **__):
+        raise RecsysMetaError("out of memory")
+
+    monkeypatch.setattr(comparison_run, "train_run", fail)
+    ours = rm.compare(shop, ["maml"], ["popularity", "itemknn"], seeds=2, shots=[0, 2], newcomers=12, threads=1)
+    assert list(ours.columns) == ["method", "shots", "metric", "value", "low", "high"]
+    assert set(ours.method) == {"popularity", "itemknn"} and set(ours.shots) == {0, 2}
+    assert "maml failed, seed 0: out of memory" in caplog.text
+    words = ("compare", "--dataset", shop.folder, "--learners", "none", "--baselines", "popularity,itemknn")
+    Command(home)(*words, "--seeds", "2", "--shots", "0,2", "--newcomers", "12", "--json", tmp_path / "theirs.json")
+    theirs = [r for r in json.loads((tmp_path / "theirs.json").read_text())["rows"] if r["seed"] is None]
+    assert {(r["method"], r["shots"], r["metric"]): r["value"] for r in theirs} == {
+        (r.method, r.shots, r.metric): r.value for r in ours.itertuples()
+    }
 
 
 def test_errors_are_those_of_the_commands(shop, run):
