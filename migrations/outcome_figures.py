@@ -1,4 +1,4 @@
-"""SQL of the figures of outcomes, which the revisions 0015 and 0016 share; a later revision writes its own.
+"""SQL of the figures of outcomes, which the revisions 0015, 0016 and 0019 share; a later revision writes its own.
 
 Events of one entity are not independent, so every variance is that of a ratio of sums over entities: `hits` of
 `lists` events that answered a list, and `gain` in loss over `losses` events. `judged` and `compared` say of how many

@@ -16,9 +16,10 @@ from typing import Any
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
+from pipelines.experiments.archive_rows import check_rows
 from pipelines.workspace import Workspace
 from recsys_meta.core.atomic_io import write_file
-from recsys_meta.core.errors import CheckpointError
+from recsys_meta.core.errors import CheckpointError, ConflictError, DataError
 from recsys_meta.core.json_text import dump_json
 from recsys_meta.store.database.base import Base
 from recsys_meta.store.database.bulk_insert import in_chunks, table_of
@@ -74,7 +75,7 @@ def write_run_archive(workspace: Workspace, run: str) -> None:
 def restore_run(workspace: Workspace, run: str) -> bool:
     """Insert an archived run into a database that does not know it; return whether the database knows it now.
 
-    Raises CheckpointError if the archive is damaged.
+    Raises CheckpointError if the archive is damaged, or of another run.
     """
     with workspace.reading() as session:
         if run_exists(session, run):
@@ -83,14 +84,30 @@ def restore_run(workspace: Workspace, run: str) -> bool:
     if not path.is_file():
         return False
     try:
-        tables = {name: [_row(columns) for columns in rows] for name, rows in json.loads(path.read_text()).items()}
+        tables = _read_archive(path, run)
         with workspace.session() as session:
             for name, table in _OF_RUN.items():
                 _insert(session, table, tables[name])
             _insert_evaluations(session, tables["evaluations"], tables["paired_tests"])
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{path}: damaged ({type(error).__name__})") from None
+    except (ValueError, TypeError, KeyError, AttributeError, DataError, ConflictError) as error:
+        raise CheckpointError(
+            f"{path}: damaged ({type(error).__name__}: {error}); take the file from a backup, or remove it to publish"
+            " without the run's figures"
+        ) from None
     return True
+
+
+def _read_archive(path: Path, run: str) -> dict[str, Rows]:
+    """Read an archive and check its rows. Raises ValueError, TypeError, KeyError, AttributeError or DataError."""
+    content = json.loads(path.read_text())
+    tables = {
+        name: check_rows(table, [_row(columns) for columns in content[name]])
+        for name, table in {**_OF_RUN, **_OF_EVALUATIONS}.items()
+    }
+    (row,) = tables["runs"]
+    if any(one["run"] != run for name in _OF_RUN if name != "runs" for one in tables[name]) or row["id"] != run:
+        raise ValueError(f"it is of another run than '{run}'")
+    return tables
 
 
 def _rows_of_run(session: Session, run: str) -> dict[str, Rows]:

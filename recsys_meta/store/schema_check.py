@@ -10,7 +10,10 @@ from recsys_meta.store.database.engine import DEFAULT_OPTIONS, DatabaseOptions, 
 from recsys_meta.store.database.migrate import check_revision, current_revision, newest_revision
 from recsys_meta.store.tables import METADATA
 
-VIEWS = ("adaptation_daily", "cold_start_curve", "hardest_tasks", "online_quality", "split_periods", "split_results")
+VIEWS = (
+    *("adaptation_daily", "cold_start_curve", "hardest_tasks", "online_quality", "outcome_sums", "split_periods"),
+    "split_results",
+)
 """Views of the database."""
 
 

@@ -34,6 +34,7 @@ from recsys_meta.store.model_registry.tables import (
 from recsys_meta.store.tracking.tables import (
     CurriculumRecord,
     EvaluationRecord,
+    LatestCurriculumRecord,
     LatestMetricRecord,
     MetricRecord,
     PairedTestRecord,
@@ -60,6 +61,7 @@ RECORDS: tuple[type[Base], ...] = (
     MetricRecord,
     LatestMetricRecord,
     CurriculumRecord,
+    LatestCurriculumRecord,
     EvaluationRecord,
     PairedTestRecord,
     TuningStudyRecord,

@@ -1,5 +1,6 @@
 """What a training says of its own effect, and that a run brings all of it along into another database."""
 
+import json
 import shutil
 
 import pytest
@@ -103,3 +104,54 @@ def test_a_damaged_archive_is_refused_and_a_missing_one_is_none(tmp_path):
         archive_file(workspace, "r").write_text(content)
         with pytest.raises(CheckpointError, match="damaged"):
             restore_run(workspace, "r")
+
+
+def archived(**changes):
+    """An archive of the run `r` with two figures; `table=change` is done to the rows of a table."""
+    row = {"id": "r", "recipe": "maml", "dataset": "d", "learner": "maml", "config": {"rate": 0.1}, "seed": 0}
+    times = {"started": "2026-01-01T00:00:00+00:00", "finished": None, "status": "finished"}
+    tables = {name: [] for name in ("metrics", "latest_metrics", "curriculum", "evaluations", "paired_tests")}
+    figures = [{"run": "r", "key": "loss", "step": n, "value": 0.5} for n in (1, 2)]
+    tables |= {"runs": [{**row, **times}], "metrics": figures}
+    for name, change in changes.items():
+        change(tables[name])
+    return json.dumps(tables)
+
+
+def test_columns_that_may_be_missing_are_none(tmp_path):
+    workspace = house(tmp_path)
+    archive_file(workspace, "r").parent.mkdir(parents=True)
+    archive_file(workspace, "r").write_text(archived(metrics=lambda rows: rows[1].pop("value")))
+    assert restore_run(workspace, "r")
+    with workspace.reading() as session:
+        row = runs.get_run(session, "r")
+        assert (row.config, row.device, row.reason) == ({"rate": 0.1}, None, None)
+        assert [(m.step, m.value) for m in runs.run_metrics(session, "r")] == [(1, 0.5), (2, None)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"runs": lambda rows: rows[0].update(colour="red")}, "'runs' has no column 'colour'"),
+        ({"metrics": lambda rows: rows[1].update(colour="red")}, "'metrics' has no column 'colour'"),
+        ({"runs": lambda rows: rows[0].pop("recipe")}, "a row of 'runs' has no 'recipe'"),
+        ({"runs": lambda rows: rows[0].update(started=None)}, "a row of 'runs' has no 'started'"),
+        ({"metrics": lambda rows: rows[1].pop("key")}, "a row of 'metrics' has no 'key'"),
+        ({"runs": lambda rows: rows[0].update(seed="many")}, "'many' as its 'seed'"),
+        ({"runs": lambda rows: rows[0].update(seed=True)}, "True as its 'seed'"),
+        ({"metrics": lambda rows: rows[0].update(value=[1])}, "as its 'value'"),
+        ({"runs": lambda rows: rows[0].update(started="2026-01-01")}, "time zone"),
+        ({"metrics": lambda rows: rows.append(rows[0])}, "refused a row"),
+        ({"metrics": lambda rows: rows[0].update(run="other")}, "another run than 'r'"),
+        ({"runs": lambda rows: rows[0].update(id="other"), "metrics": list.clear}, "another run than 'r'"),
+        ({"evaluations": lambda rows: rows.append({"id": 1, "dataset": "d"})}, "'evaluations' has no column 'id'"),
+    ],
+)  # fmt: skip
+def test_an_archive_whose_rows_do_not_fit_the_tables_is_damaged_and_leaves_nothing(tmp_path, changes, what):
+    workspace = house(tmp_path)
+    archive_file(workspace, "r").parent.mkdir(parents=True)
+    archive_file(workspace, "r").write_text(archived(**changes))
+    with pytest.raises(CheckpointError, match=f"archive.json: damaged .*{what}"):
+        restore_run(workspace, "r")
+    with workspace.reading() as session:
+        assert not runs.run_exists(session, "r")

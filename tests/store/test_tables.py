@@ -40,7 +40,7 @@ def test_no_table_is_missed() -> None:
     for module in pkgutil.walk_packages(recsys_meta.store.__path__, "recsys_meta.store."):
         import_module(module.name)
     assert set(RECORDS) == set(Base.__subclasses__())
-    assert len(RECORDS) == 31
+    assert len(RECORDS) == 32
     assert sorted(record.__tablename__ for record in RECORDS) == sorted(METADATA.tables)
 
 

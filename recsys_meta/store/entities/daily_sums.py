@@ -1,7 +1,8 @@
 """Sums of days that are over: what the views of outcomes and of adaptations say of such a day is kept.
 
 A view computes the days in `unsummed_days` from their rows and takes all others from what is kept, so it says the same
-whether or not a day was summed, only sooner. Triggers put a day back there whenever one of its rows comes or goes.
+whether or not a day was summed, only sooner. Triggers put a day back there whenever one of its rows comes or goes; of
+outcomes on PostgreSQL a few deleted rows, those of an erased entity, are taken out of the sums instead.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from recsys_meta.store.database.clock import utcnow
 from recsys_meta.store.entities.tables import AdaptationDayRecord, OutcomeDayRecord, UnsummedDayRecord
 
 _KEPT: Mapping[str, tuple[str, type[Base]]] = {
-    "outcomes": ("online_quality", OutcomeDayRecord),
+    "outcomes": ("outcome_sums", OutcomeDayRecord),
     "adaptations": ("adaptation_daily", AdaptationDayRecord),
 }
 

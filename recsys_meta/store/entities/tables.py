@@ -158,7 +158,13 @@ class UnsummedDayRecord(Base):
 
 
 class OutcomeDayRecord(Base):
-    """A row of the view `online_quality` of a day that was summed; counts while the day is not in `unsummed_days`."""
+    """Sums of outcomes of a day that was summed, a row of the view `outcome_sums`; it counts while the day is not in
+    `unsummed_days`.
+
+    `lists` answered a list, of `compared` is the rank by popularity known too, of `losses` the gain. Names of two parts
+    are sums of products over entities, which the intervals need; `listed_entities` and `judged_entities` have any of
+    `lists` and of `losses`. On PostgreSQL a trigger takes deleted outcomes out of the sums.
+    """
 
     __tablename__ = "outcome_days"
     __table_args__ = (Index(None, "day"), Index(None, "model", "day"))
@@ -172,22 +178,26 @@ class OutcomeDayRecord(Base):
     support_size: Mapped[int]
     events: Mapped[int]
     entities: Mapped[int]
-    lists: Mapped[int]
-    compared: Mapped[int]
-    judged: Mapped[int]
-    hit_1: Mapped[float | None]
-    hit_5: Mapped[float | None]
-    hit_10: Mapped[float | None]
-    hit_10_low: Mapped[float | None]
-    hit_10_high: Mapped[float | None]
-    reciprocal_rank: Mapped[float | None]
-    compared_hit_10: Mapped[float | None]
-    popular_hit_10: Mapped[float | None]
-    loss: Mapped[float | None]
-    loss_unadapted: Mapped[float | None]
-    gain: Mapped[float | None]
-    gain_low: Mapped[float | None]
-    gain_high: Mapped[float | None]
+    listed_entities: Mapped[int]
+    judged_entities: Mapped[int]
+    lists: Mapped[float]
+    hits_1: Mapped[float]
+    hits_5: Mapped[float]
+    hits: Mapped[float]
+    reciprocal_ranks: Mapped[float]
+    popular_hits: Mapped[float]
+    compared_hits: Mapped[float]
+    compared: Mapped[float]
+    hits_hits: Mapped[float]
+    hits_lists: Mapped[float]
+    lists_lists: Mapped[float]
+    losses: Mapped[float]
+    loss: Mapped[float]
+    loss_unadapted: Mapped[float]
+    gain: Mapped[float]
+    gain_gain: Mapped[float]
+    gain_losses: Mapped[float]
+    losses_losses: Mapped[float]
 
 
 class AdaptationDayRecord(Base):

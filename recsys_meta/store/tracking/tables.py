@@ -82,6 +82,20 @@ class CurriculumRecord(Base):
     weight: Mapped[float | None]
 
 
+class LatestCurriculumRecord(Base):
+    """Each bucket of a run as it was last seen, kept by triggers, so that no view reads every step of a run."""
+
+    __tablename__ = "latest_curriculum"
+
+    run: Mapped[str] = mapped_column(
+        BoundedText(NAME_LENGTH), ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True
+    )
+    bucket: Mapped[str] = mapped_column(primary_key=True)
+    step: Mapped[int]
+    hardness: Mapped[float | None]
+    weight: Mapped[float | None]
+
+
 class EvaluationRecord(Base):
     """One point of a cold-start curve: of one seed, or with `seed` NULL the mean over `seeds`; `n` counts tasks.
 

@@ -12,6 +12,7 @@ from recsys_meta.store.database.engine import connect, reading, session
 from recsys_meta.store.entities import outcome_summary
 from recsys_meta.store.entities.adaptations import newest_answers, page_adaptations
 from recsys_meta.store.entities.daily_sums import sum_next_day
+from recsys_meta.store.entities.entities import erase_entity
 from recsys_meta.store.entities.tables import EntityRecord
 from recsys_meta.store.items.item_events import item_fate
 from recsys_meta.store.model_registry import registry
@@ -54,9 +55,10 @@ def engine(migrated_schema: str):  # noqa: F811
         s.add(EntityRecord(kind="user", external_id="u7", features={}, created=NOON, updated=NOON))
         for statement in FILLS:
             s.execute(text(statement))
-    for _ in range(2 * DAYS):
+    is_left = True
+    while is_left:
         with session(made) as s:
-            sum_next_day(s)
+            is_left = sum_next_day(s) is not None
     yield made
     made.dispose()
 
@@ -110,6 +112,10 @@ WORK: dict[str, Callable[[Session], object]] = {
     "a deep page of adaptations": deep_page(page_adaptations),
     "days of outcomes": lambda s: s.execute(text("SELECT * FROM online_quality")).all(),
     "days of adaptations": lambda s: s.execute(text("SELECT * FROM adaptation_daily")).all(),
+    "sums of outcomes": lambda s: s.execute(text("SELECT * FROM outcome_sums")).all(),
+    "hardest tasks": lambda s: s.execute(text("SELECT * FROM hardest_tasks")).all(),
+    "hardest tasks of a run": lambda s: s.execute(text("SELECT * FROM hardest_tasks WHERE run = 'run 11'")).all(),
+    "curves": lambda s: s.execute(text("SELECT * FROM cold_start_curve")).all(),
     "arms of splits": lambda s: s.execute(text("SELECT * FROM split_results")).all(),
 }
 
@@ -120,8 +126,18 @@ def test_no_page_reads_a_large_table_from_end_to_end(engine: Engine, monkeypatch
     monkeypatch.setattr(outcome_summary, "MOST_OUTCOMES", 300)
     monkeypatch.setattr(newest_answers, "__defaults__", (100,))
     scans = {name: [one for one in plans(engine, work) if one[1]] for name, work in WORK.items()}
+    ((_, of_hardest),) = scans.pop("hardest tasks")
+    assert all("Seq Scan on runs " in line for line in of_hardest), (
+        "it shows every run, and of each no step but the last"
+    )
     assert {name: found for name, found in scans.items() if found} == {}
+    with session(engine) as s:
+        assert erase_entity(s, "user", "u7").outcomes > DAYS
+    assert plans(engine, WORK["days of outcomes"])[0][1] == []
     with reading(engine) as s:
+        sources = set(s.execute(text("SELECT source FROM unsummed_days")).scalars())
+    assert "outcomes" not in sources, "an erasure leaves no day to be computed"
+    with session(engine) as s:
         s.execute(text("INSERT INTO unsummed_days (source, day) VALUES ('outcomes', '2024-05-20')"))
     assert plans(engine, WORK["days of outcomes"])[0][1] == [], "one day that changed is found by its index"
     ((_, scan),) = plans(engine, lambda s: s.execute(text("SELECT avg(loss) FROM outcomes")).all())

@@ -243,6 +243,15 @@ CREATE TABLE items (
   deleted DATETIME,
   CONSTRAINT pk_items PRIMARY KEY (kind, external_id)
   );
+CREATE TABLE latest_curriculum (
+  run VARCHAR(100) NOT NULL,
+  bucket VARCHAR(200) NOT NULL,
+  step INTEGER NOT NULL,
+  hardness DOUBLE,
+  weight DOUBLE,
+  CONSTRAINT pk_latest_curriculum PRIMARY KEY (run, bucket),
+  CONSTRAINT fk_latest_curriculum_run FOREIGN KEY(run) REFERENCES runs (id) ON DELETE CASCADE
+  );
 CREATE TABLE latest_metrics (
   run VARCHAR(100) NOT NULL,
   "key" VARCHAR(200) NOT NULL,
@@ -310,22 +319,26 @@ CREATE TABLE outcome_days (
   support_size INTEGER NOT NULL,
   events INTEGER NOT NULL,
   entities INTEGER NOT NULL,
-  lists INTEGER NOT NULL,
-  compared INTEGER NOT NULL,
-  judged INTEGER NOT NULL,
-  hit_1 DOUBLE,
-  hit_5 DOUBLE,
-  hit_10 DOUBLE,
-  hit_10_low DOUBLE,
-  hit_10_high DOUBLE,
-  reciprocal_rank DOUBLE,
-  compared_hit_10 DOUBLE,
-  popular_hit_10 DOUBLE,
-  loss DOUBLE,
-  loss_unadapted DOUBLE,
-  gain DOUBLE,
-  gain_low DOUBLE,
-  gain_high DOUBLE,
+  listed_entities INTEGER NOT NULL,
+  judged_entities INTEGER NOT NULL,
+  lists DOUBLE NOT NULL,
+  hits_1 DOUBLE NOT NULL,
+  hits_5 DOUBLE NOT NULL,
+  hits DOUBLE NOT NULL,
+  reciprocal_ranks DOUBLE NOT NULL,
+  popular_hits DOUBLE NOT NULL,
+  compared_hits DOUBLE NOT NULL,
+  compared DOUBLE NOT NULL,
+  hits_hits DOUBLE NOT NULL,
+  hits_lists DOUBLE NOT NULL,
+  lists_lists DOUBLE NOT NULL,
+  losses DOUBLE NOT NULL,
+  loss DOUBLE NOT NULL,
+  loss_unadapted DOUBLE NOT NULL,
+  gain DOUBLE NOT NULL,
+  gain_gain DOUBLE NOT NULL,
+  gain_losses DOUBLE NOT NULL,
+  losses_losses DOUBLE NOT NULL,
   CONSTRAINT pk_outcome_days PRIMARY KEY (id)
   );
 CREATE TABLE outcomes (
@@ -537,6 +550,14 @@ CREATE TRIGGER keep_deleted_splits AFTER DELETE ON outcomes BEGIN
   ON CONFLICT (kind, entity, model, sequence, place) DO UPDATE SET events = split_entities.events + excluded.events, lists = split_entities.lists + excluded.lists, hits_1 = split_entities.hits_1 + excluded.hits_1, hits_5 = split_entities.hits_5 + excluded.hits_5, hits = split_entities.hits + excluded.hits, reciprocal_ranks = split_entities.reciprocal_ranks + excluded.reciprocal_ranks, popular_hits = split_entities.popular_hits + excluded.popular_hits, compared_hits = split_entities.compared_hits + excluded.compared_hits, compared = split_entities.compared + excluded.compared, losses = split_entities.losses + excluded.losses, loss = split_entities.loss + excluded.loss, loss_unadapted = split_entities.loss_unadapted + excluded.loss_unadapted, gain = split_entities.gain + excluded.gain;
   DELETE FROM split_entities WHERE events <= 0 AND kind = OLD.kind AND entity = OLD.entity;
   END;
+CREATE TRIGGER keep_inserted_curriculum AFTER INSERT ON curriculum BEGIN
+  INSERT INTO latest_curriculum (run, bucket, step, hardness, weight)
+  VALUES (NEW.run, NEW.bucket, NEW.step, NEW.hardness, NEW.weight)
+  ON CONFLICT (run, bucket) DO UPDATE
+  SET step = excluded.step, hardness = excluded.hardness, weight = excluded.weight
+  WHERE latest_curriculum.step <= excluded.step
+  ;
+  END;
 CREATE TRIGGER keep_inserted_splits AFTER INSERT ON outcomes BEGIN
   INSERT INTO split_entities (kind, entity, model, sequence, place, events, lists, hits_1, hits_5, hits, reciprocal_ranks, popular_hits, compared_hits, compared, losses, loss, loss_unadapted, gain)
   SELECT kind, entity, model, sequence, place, events, lists, hits_1, hits_5, hits, reciprocal_ranks, popular_hits, compared_hits, compared, losses, loss, loss_unadapted, gain
@@ -560,6 +581,14 @@ CREATE TRIGGER keep_inserted_splits AFTER INSERT ON outcomes BEGIN
   ) AS parts
   WHERE true ORDER BY kind, entity, model, sequence, place
   ON CONFLICT (kind, entity, model, sequence, place) DO UPDATE SET events = split_entities.events + excluded.events, lists = split_entities.lists + excluded.lists, hits_1 = split_entities.hits_1 + excluded.hits_1, hits_5 = split_entities.hits_5 + excluded.hits_5, hits = split_entities.hits + excluded.hits, reciprocal_ranks = split_entities.reciprocal_ranks + excluded.reciprocal_ranks, popular_hits = split_entities.popular_hits + excluded.popular_hits, compared_hits = split_entities.compared_hits + excluded.compared_hits, compared = split_entities.compared + excluded.compared, losses = split_entities.losses + excluded.losses, loss = split_entities.loss + excluded.loss, loss_unadapted = split_entities.loss_unadapted + excluded.loss_unadapted, gain = split_entities.gain + excluded.gain;
+  END;
+CREATE TRIGGER keep_updated_curriculum AFTER UPDATE ON curriculum BEGIN
+  INSERT INTO latest_curriculum (run, bucket, step, hardness, weight)
+  VALUES (NEW.run, NEW.bucket, NEW.step, NEW.hardness, NEW.weight)
+  ON CONFLICT (run, bucket) DO UPDATE
+  SET step = excluded.step, hardness = excluded.hardness, weight = excluded.weight
+  WHERE latest_curriculum.step <= excluded.step
+  ;
   END;
 CREATE TRIGGER keep_updated_splits AFTER UPDATE ON outcomes BEGIN
   INSERT INTO split_entities (kind, entity, model, sequence, place, events, lists, hits_1, hits_5, hits, reciprocal_ranks, popular_hits, compared_hits, compared, losses, loss, loss_unadapted, gain)
@@ -658,19 +687,49 @@ CREATE VIEW cold_start_curve AS
   ) AS curves
   WHERE created = newest;
 CREATE VIEW hardest_tasks AS
-  SELECT
-  seen.run, runs.dataset, runs.learner, seen.bucket, seen.step, seen.hardness, seen.weight,
+  SELECT seen.run, runs.dataset, runs.learner, seen.bucket, seen.step, seen.hardness, seen.weight,
   RANK() OVER (
   PARTITION BY seen.run
   ORDER BY CASE WHEN seen.hardness IS NULL THEN 1 ELSE 0 END, seen.hardness DESC
   ) AS rank
-  FROM (
-  SELECT curriculum.*, ROW_NUMBER() OVER (PARTITION BY run, bucket ORDER BY step DESC) AS place
-  FROM curriculum
-  ) AS seen
-  JOIN runs ON runs.id = seen.run
-  WHERE seen.place = 1;
+  FROM latest_curriculum AS seen JOIN runs ON runs.id = seen.run;
 CREATE VIEW online_quality AS
+  WITH rates AS (
+  SELECT day, model, model_version, variant, kind, support_size,
+  CAST(events AS BIGINT) AS events, entities, CAST(lists AS BIGINT) AS lists, hits, listed_entities,
+  CASE WHEN lists > 0 THEN hits_1 / lists END AS hit_1,
+  CASE WHEN lists > 0 THEN hits_5 / lists END AS hit_5,
+  CASE WHEN lists > 0 THEN hits / lists END AS hit_10,
+  CASE WHEN lists > 0 THEN CASE WHEN listed_entities > 1 THEN CASE WHEN hits_hits - 2 * hits / lists * hits_lists + hits / lists * hits / lists * lists_lists > 0 THEN (hits_hits - 2 * hits / lists * hits_lists + hits / lists * hits / lists * lists_lists) / (lists * lists) * listed_entities / (listed_entities - 1) ELSE 0.0 END END END AS hit_variance,
+  CASE WHEN lists > 0 THEN reciprocal_ranks / lists END AS reciprocal_rank,
+  CAST(compared AS BIGINT) AS compared,
+  CASE WHEN compared > 0 THEN compared_hits / compared END AS compared_hit_10,
+  CASE WHEN compared > 0 THEN popular_hits / compared END AS popular_hit_10,
+  CAST(losses AS BIGINT) AS judged,
+  CASE WHEN losses > 0 THEN loss / losses END AS mean_loss,
+  CASE WHEN losses > 0 THEN loss_unadapted / losses END AS mean_loss_unadapted,
+  CASE WHEN losses > 0 THEN gain / losses END AS mean_gain,
+  CASE WHEN judged_entities >= 10 THEN CASE WHEN judged_entities > 1 THEN CASE WHEN gain_gain - 2 * gain / losses * gain_losses + gain / losses * gain / losses * losses_losses > 0 THEN (gain_gain - 2 * gain / losses * gain_losses + gain / losses * gain / losses * losses_losses) / (losses * losses) * judged_entities / (judged_entities - 1) ELSE 0.0 END END END AS gain_variance
+  FROM outcome_sums
+  )
+  SELECT day, model, model_version, variant, kind, support_size, events, entities, lists,
+  hit_1,
+  hit_5,
+  hit_10,
+  hit_10 - 1.96 * SQRT(CASE WHEN listed_entities >= 10 AND hits >= 5 AND lists - hits >= 5 THEN hit_variance END) AS hit_10_low,
+  hit_10 + 1.96 * SQRT(CASE WHEN listed_entities >= 10 AND hits >= 5 AND lists - hits >= 5 THEN hit_variance END) AS hit_10_high,
+  reciprocal_rank,
+  compared,
+  compared_hit_10,
+  popular_hit_10,
+  judged,
+  mean_loss AS loss,
+  mean_loss_unadapted AS loss_unadapted,
+  mean_gain AS gain,
+  mean_gain - 1.96 * SQRT(gain_variance) AS gain_low,
+  mean_gain + 1.96 * SQRT(gain_variance) AS gain_high
+  FROM rates;
+CREATE VIEW outcome_sums AS
   WITH per_entity AS (
   SELECT days.day AS day, model, model_version, variant, kind, support_size, entity,
   COUNT(*) AS events,
@@ -686,7 +745,9 @@ CREATE VIEW online_quality AS
   COALESCE(SUM(CASE WHEN loss_unadapted IS NOT NULL THEN loss END), 0.0) AS loss,
   COALESCE(SUM(CASE WHEN loss IS NOT NULL THEN loss_unadapted END), 0.0) AS loss_unadapted,
   COALESCE(SUM(loss_unadapted - loss), 0.0) AS gain
-  FROM unsummed_days AS days CROSS JOIN outcomes WHERE days.source = 'outcomes' AND outcomes.day = days.day GROUP BY days.day, model, model_version, variant, kind, support_size, entity
+  FROM unsummed_days AS days CROSS JOIN outcomes
+  WHERE days.source = 'outcomes' AND outcomes.day = days.day
+  GROUP BY days.day, entity, support_size, model, model_version, variant, kind
   ), sums AS (
   SELECT day, model, model_version, variant, kind, support_size,
   SUM(events) AS events,
@@ -712,43 +773,11 @@ CREATE VIEW online_quality AS
   SUM(gain * losses) AS gain_losses,
   SUM(losses * losses) AS losses_losses
   FROM per_entity GROUP BY day, model, model_version, variant, kind, support_size
-  ), rates AS (
-  SELECT day, model, model_version, variant, kind, support_size,
-  CAST(events AS BIGINT) AS events, entities, CAST(lists AS BIGINT) AS lists, hits, listed_entities,
-  CASE WHEN lists > 0 THEN hits_1 / lists END AS hit_1,
-  CASE WHEN lists > 0 THEN hits_5 / lists END AS hit_5,
-  CASE WHEN lists > 0 THEN hits / lists END AS hit_10,
-  CASE WHEN lists > 0 THEN CASE WHEN listed_entities > 1 THEN CASE WHEN hits_hits - 2 * hits / lists * hits_lists + hits / lists * hits / lists * lists_lists > 0 THEN (hits_hits - 2 * hits / lists * hits_lists + hits / lists * hits / lists * lists_lists) / (lists * lists) * listed_entities / (listed_entities - 1) ELSE 0.0 END END END AS hit_variance,
-  CASE WHEN lists > 0 THEN reciprocal_ranks / lists END AS reciprocal_rank,
-  CAST(compared AS BIGINT) AS compared,
-  CASE WHEN compared > 0 THEN compared_hits / compared END AS compared_hit_10,
-  CASE WHEN compared > 0 THEN popular_hits / compared END AS popular_hit_10,
-  CAST(losses AS BIGINT) AS judged,
-  CASE WHEN losses > 0 THEN loss / losses END AS mean_loss,
-  CASE WHEN losses > 0 THEN loss_unadapted / losses END AS mean_loss_unadapted,
-  CASE WHEN losses > 0 THEN gain / losses END AS mean_gain,
-  CASE WHEN judged_entities >= 10 THEN CASE WHEN judged_entities > 1 THEN CASE WHEN gain_gain - 2 * gain / losses * gain_losses + gain / losses * gain / losses * losses_losses > 0 THEN (gain_gain - 2 * gain / losses * gain_losses + gain / losses * gain / losses * losses_losses) / (losses * losses) * judged_entities / (judged_entities - 1) ELSE 0.0 END END END AS gain_variance
-  FROM sums
   )
-  SELECT day, model, model_version, variant, kind, support_size, events, entities, lists,
-  hit_1,
-  hit_5,
-  hit_10,
-  hit_10 - 1.96 * SQRT(CASE WHEN listed_entities >= 10 AND hits >= 5 AND lists - hits >= 5 THEN hit_variance END) AS hit_10_low,
-  hit_10 + 1.96 * SQRT(CASE WHEN listed_entities >= 10 AND hits >= 5 AND lists - hits >= 5 THEN hit_variance END) AS hit_10_high,
-  reciprocal_rank,
-  compared,
-  compared_hit_10,
-  popular_hit_10,
-  judged,
-  mean_loss AS loss,
-  mean_loss_unadapted AS loss_unadapted,
-  mean_gain AS gain,
-  mean_gain - 1.96 * SQRT(gain_variance) AS gain_low,
-  mean_gain + 1.96 * SQRT(gain_variance) AS gain_high
-  FROM rates
+  SELECT day, model, model_version, variant, kind, support_size, CAST(events AS BIGINT) AS events, entities, listed_entities, judged_entities, lists, hits_1, hits_5, hits, reciprocal_ranks, popular_hits, compared_hits, compared, hits_hits, hits_lists, lists_lists, losses, loss, loss_unadapted, gain, gain_gain, gain_losses, losses_losses FROM sums
   UNION ALL
-  SELECT day, model, model_version, variant, kind, support_size, events, entities, lists, hit_1, hit_5, hit_10, hit_10_low, hit_10_high, reciprocal_rank, compared, compared_hit_10, popular_hit_10, judged, loss, loss_unadapted, gain, gain_low, gain_high FROM outcome_days WHERE day NOT IN (SELECT day FROM unsummed_days WHERE source = 'outcomes');
+  SELECT day, model, model_version, variant, kind, support_size, events, entities, listed_entities, judged_entities, lists, hits_1, hits_5, hits, reciprocal_ranks, popular_hits, compared_hits, compared, hits_hits, hits_lists, lists_lists, losses, loss, loss_unadapted, gain, gain_gain, gain_losses, losses_losses FROM outcome_days
+  WHERE day NOT IN (SELECT day FROM unsummed_days WHERE source = 'outcomes');
 CREATE VIEW split_periods AS
   SELECT
   model, sequence, place, label, version AS model_version, weight, at AS started,
@@ -1105,6 +1134,15 @@ CREATE TABLE items (
   );
 CREATE INDEX ix_items_kind_revision ON items (kind, revision);
 CREATE INDEX ix_items_kind_updated_external_id ON items (kind, updated, external_id);
+CREATE TABLE latest_curriculum (
+  run VARCHAR(100) NOT NULL,
+  bucket VARCHAR(200) NOT NULL,
+  step BIGINT NOT NULL,
+  hardness DOUBLE PRECISION,
+  weight DOUBLE PRECISION,
+  CONSTRAINT pk_latest_curriculum PRIMARY KEY (run, bucket),
+  CONSTRAINT fk_latest_curriculum_run FOREIGN KEY(run) REFERENCES runs (id) ON DELETE CASCADE
+  );
 CREATE TABLE latest_metrics (
   run VARCHAR(100) NOT NULL,
   key VARCHAR(200) NOT NULL,
@@ -1180,22 +1218,26 @@ CREATE TABLE outcome_days (
   support_size BIGINT NOT NULL,
   events BIGINT NOT NULL,
   entities BIGINT NOT NULL,
-  lists BIGINT NOT NULL,
-  compared BIGINT NOT NULL,
-  judged BIGINT NOT NULL,
-  hit_1 DOUBLE PRECISION,
-  hit_5 DOUBLE PRECISION,
-  hit_10 DOUBLE PRECISION,
-  hit_10_low DOUBLE PRECISION,
-  hit_10_high DOUBLE PRECISION,
-  reciprocal_rank DOUBLE PRECISION,
-  compared_hit_10 DOUBLE PRECISION,
-  popular_hit_10 DOUBLE PRECISION,
-  loss DOUBLE PRECISION,
-  loss_unadapted DOUBLE PRECISION,
-  gain DOUBLE PRECISION,
-  gain_low DOUBLE PRECISION,
-  gain_high DOUBLE PRECISION,
+  listed_entities BIGINT NOT NULL,
+  judged_entities BIGINT NOT NULL,
+  lists DOUBLE PRECISION NOT NULL,
+  hits_1 DOUBLE PRECISION NOT NULL,
+  hits_5 DOUBLE PRECISION NOT NULL,
+  hits DOUBLE PRECISION NOT NULL,
+  reciprocal_ranks DOUBLE PRECISION NOT NULL,
+  popular_hits DOUBLE PRECISION NOT NULL,
+  compared_hits DOUBLE PRECISION NOT NULL,
+  compared DOUBLE PRECISION NOT NULL,
+  hits_hits DOUBLE PRECISION NOT NULL,
+  hits_lists DOUBLE PRECISION NOT NULL,
+  lists_lists DOUBLE PRECISION NOT NULL,
+  losses DOUBLE PRECISION NOT NULL,
+  loss DOUBLE PRECISION NOT NULL,
+  loss_unadapted DOUBLE PRECISION NOT NULL,
+  gain DOUBLE PRECISION NOT NULL,
+  gain_gain DOUBLE PRECISION NOT NULL,
+  gain_losses DOUBLE PRECISION NOT NULL,
+  losses_losses DOUBLE PRECISION NOT NULL,
   CONSTRAINT pk_outcome_days PRIMARY KEY (id)
   );
 CREATE INDEX ix_outcome_days_day ON outcome_days (day);

@@ -141,6 +141,64 @@ def test_views_follow_the_rows_at_once(days: Engine) -> None:
         assert figures(days) == now, change
 
 
+def unsummed_outcomes(engine: Engine) -> list[date]:
+    with reading(engine) as s:
+        days = s.execute(text("SELECT day FROM unsummed_days WHERE source = 'outcomes' ORDER BY day")).scalars()
+        return [day if isinstance(day, date) else date.fromisoformat(day) for day in days]
+
+
+def delete_outcomes(engine: Engine, condition: str) -> None:
+    with session(engine) as s:
+        assert s.execute(text(f"DELETE FROM outcomes WHERE {condition}")).rowcount > 0  # type: ignore[attr-defined]
+
+
+def postgres_only(engine: Engine) -> None:
+    if engine.dialect.name != "postgresql":
+        pytest.skip("of SQLite's rows a day is summed again")
+
+
+def test_what_is_deleted_is_taken_out_of_the_sums_at_once(days: Engine) -> None:
+    """On PostgreSQL: an entity as a whole, some of its events, the last ones of a key. No day is computed anew."""
+    postgres_only(days)
+    sum_days(days)
+    erased(days)
+    assert unsummed_outcomes(days) == []
+    for condition in ("event_id IN ('e7', 'e77', 'e147')", "support_size = 1 AND day = '2024-05-17'", "variant = 'a'"):
+        before = figures(days)[0]
+        delete_outcomes(days, condition)
+        after = figures(days)[0]
+        assert unsummed_outcomes(days) == [] and after != before and recomputed(days)[0] == after, condition
+        sum_days(days)
+    delete_outcomes(days, "true")
+    with reading(days) as s:
+        assert s.execute(text("SELECT COUNT(*) FROM outcome_days")).scalar_one() == 0
+
+
+def test_a_day_that_is_not_kept_whole_is_computed_anew(days: Engine) -> None:
+    """On PostgreSQL: another process may be summing it, or have taken it out."""
+    postgres_only(days)
+    sum_days(days)
+    with session(days) as s:
+        s.execute(text("DELETE FROM outcome_days WHERE day = '2024-05-18' AND support_size = 1"))
+    erased(days)
+    assert unsummed_outcomes(days) == [date(2024, 5, 18)]
+    assert figures(days) == recomputed(days)
+
+
+def test_many_deleted_rows_are_left_to_the_next_summation(days: Engine) -> None:
+    postgres_only(days)
+    with session(days) as s:
+        columns = "kind, entity, model, model_version, support_size, created, day"
+        s.execute(
+            text(f"""INSERT INTO outcomes ({columns}, event_id)
+            SELECT {columns}, 'copy ' || n FROM outcomes, generate_series(1, 10001) AS n WHERE event_id = 'e1'""")
+        )
+    sum_days(days)
+    delete_outcomes(days, "event_id LIKE 'copy%'")
+    assert unsummed_outcomes(days) == [NOON.date()]
+    assert figures(days) == recomputed(days)
+
+
 def test_a_writer_and_a_summation_of_its_day_do_not_miss_each_other(days: Engine) -> None:
     """On PostgreSQL: a day with rows that are not committed yet is not summed meanwhile."""
     if days.dialect.name != "postgresql":

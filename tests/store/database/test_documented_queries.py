@@ -13,6 +13,7 @@ from recsys_meta.store.model_registry.lifecycle import retire_model
 from recsys_meta.store.schema_check import VIEWS
 from recsys_meta.store.tables import METADATA
 from recsys_meta.store.tracking import runs
+from tests.store.database.documented_columns import column_tables, documented
 from tests.store.samples import a_run, an_outcome, later
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "database.md").read_text()
@@ -35,6 +36,11 @@ def test_every_table_and_view_is_described(engine: Engine) -> None:
     described = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", DOCUMENT, re.M))))
     assert described >= set(METADATA.tables) | set(VIEWS)
     assert set(VIEWS) == set(inspect(engine).get_view_names())
+
+
+def test_the_columns_are_those_of_the_database(engine: Engine) -> None:
+    words = "python -m tests.store.database.documented_columns"
+    assert documented(DOCUMENT) == column_tables(engine), f"docs/database.md is not current: {words}"
 
 
 def test_the_answers_about_adapting(engine: Engine) -> None:

@@ -1,7 +1,7 @@
 import math
 from datetime import date
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from recsys_meta.store.database.engine import reading, session
 from recsys_meta.store.entities import adaptations
@@ -129,3 +129,22 @@ def test_hardest_tasks(engine: Engine) -> None:
     found = [(r["rank"], r["bucket"], r["step"], r["hardness"]) for r in rows]
     assert found == [(1, "b", 1, 0.5), (2, "a", 2, 0.2), (3, "c", 2, None)]
     assert {r["learner"] for r in rows} == {"melu"}
+
+
+def test_hardest_tasks_are_the_last_of_each_bucket_in_whatever_order_they_were_written(engine: Engine) -> None:
+    with session(engine) as s:
+        a_run(s, "r", now=NOON)
+        runs.log_curriculum(s, [CurriculumPoint("r", step, "a", step / 10, 0.1) for step in (3, 5, 4)])
+        runs.log_curriculum(s, [CurriculumPoint("r", 2, "a", 9.0, 0.9), CurriculumPoint("r", 2, "b", 0.4, 0.4)])
+    with session(engine) as s:
+        assert [(r["bucket"], r["step"], r["hardness"]) for r in view_rows.hardest_tasks(s, "r")] == [
+            ("a", 5, 0.5),
+            ("b", 2, 0.4),
+        ]
+        runs.log_curriculum(s, [CurriculumPoint("r", 5, "a", 0.3, 0.2)])  # written again
+    with session(engine) as s:
+        assert [(r["bucket"], r["weight"]) for r in view_rows.hardest_tasks(s, "r")] == [("b", 0.4), ("a", 0.2)]
+        runs.set_run_status(s, "r", "finished", now=NOON)
+        assert runs.prune_runs(s, later(1)) == 1
+    with reading(engine) as s:
+        assert s.execute(text("SELECT COUNT(*) FROM latest_curriculum")).scalar_one() == 0
