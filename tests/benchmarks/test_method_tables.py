@@ -23,11 +23,30 @@ def test_a_table_has_the_best_first_and_costs():
         "|---|---|---|---|---|---|",
         "| near | **0.500** | **0.250** | 2 | 1,200 | 30 |",
         "| far | 0.750 | 0.500 | - | - | - |",
+        "| none | failed | - | - | - | - |",
     ]
-    result = {"rows": rows, "methods": methods}
+    result = {"rows": rows, "methods": methods, "failed": [{"method": "none", "seed": 0, "reason": "no memory"}]}
     assert method_tables.method_table(result).splitlines() == expected
     higher = {"rows": [{**r, "metric": "ndcg@10"} for r in rows], "methods": []}
     assert method_tables.method_table(higher).splitlines()[2].startswith("| far |")
+
+
+def test_parts_of_a_comparison_are_one_table_and_others_are_refused():
+    def part(names, scenario="new", seconds="seconds"):
+        rows = [
+            {"dataset": "d", "scenario": scenario, "method": n, "seed": None, "shots": 0, "metric": "auc", "value": 0.5}
+            for n in names
+        ]
+        return {"rows": rows, "methods": [{"method": n, seconds: 3.0} for n in names]}
+
+    one = method_tables.merged([part(["near", "popularity"]), part(["far", "popularity"], seconds="train_seconds")])
+    assert method_tables.method_table(one).splitlines() == [
+        "| auc | 0 | seconds |",
+        "|---|---|---|",
+        *(f"| {name} | **0.500** | 3 |" for name in ("near", "popularity", "far")),
+    ]
+    with pytest.raises(ValueError, match="same data"):
+        method_tables.merged([part(["near"]), part(["far"], scenario="corners")])
 
 
 def test_curves_of_a_page_stand_beside_those_of_the_flagship_and_of_popularity():
