@@ -101,9 +101,11 @@ def compare(
                     for setup in setups:
                         builders[setup.scenario].learner(setup, recipe, training, timer, first=recipe is recipes[0])
                 bundles.setdefault(seed, training.bundle_folder)
+            notify_seed(f"evaluating {recipe.name}")
         for name in (n for n in baseline_names if n not in failures):
             with failures.noting(name, seed), fixed_threads(threads or default_threads()):
                 baseline = tuned.tune(name, shots, protocol.order)
+                notify_seed(f"evaluating {name}")
                 for setup in setups:
                     builders[setup.scenario].baseline(
                         setup, name, baseline, tuned.time_taken(name, shots, protocol.order)

@@ -16,6 +16,7 @@ from torch.nn import functional
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, Interactions, Params, State, TaskBatch
+from recsys_meta.evaluation.row_scores import row_scores
 from recsys_meta.metrics.ranking_metrics import (
     CHOICE,
     CLICK,
@@ -95,10 +96,10 @@ def evaluate_batch(
     match data.schema.objective:
         case "rating":
             low, high = data.schema.label_range or (-np.inf, np.inf)
-            prediction = predictor.score(body, state, batch.query)
+            prediction = row_scores(predictor, body, state, batch.query)
             return rating_metrics(prediction, batch.query.label, batch.query.mask, low, high)
         case "click":
-            return _clicks(predictor.score(body, state, batch.query), batch.query)
+            return _clicks(row_scores(predictor, body, state, batch.query), batch.query)
         case "choice":
             return _choices(predictor, body, state, batch, generator, options.negatives)
         case "ranking":

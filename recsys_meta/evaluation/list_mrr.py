@@ -8,7 +8,7 @@ and every row of a list has a score. Entities that share a list must not be spli
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,10 +18,9 @@ from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import IntArray, Params
 from recsys_meta.episodes.collate import episode_batch
 from recsys_meta.episodes.event_index import EventIndex
+from recsys_meta.evaluation.row_scores import MOST_ROWS, row_scores
 from recsys_meta.metrics.pooled_metrics import RowSample
 from recsys_meta.models.protocols import Predictor
-
-CHUNK = 256
 
 
 def list_reciprocal_ranks(
@@ -79,14 +78,26 @@ def _score(
     predictor: Predictor, body: Params, data: Dataset, index: EventIndex, entities: IntArray, k: int, scores: Tensor
 ) -> None:
     """Overwrite `scores` [N] with those after k shots, at every row from the k-th on of each entity."""
-    for start in range(0, len(entities), CHUNK):
-        part = entities[start : start + CHUNK]
+    for part in _even_parts(entities, index.counts[torch.from_numpy(entities)].numpy() - k):
         ids = torch.from_numpy(part)
         support, query = index.draw(ids, torch.full_like(ids, k))
         batch = episode_batch(data, part, support, query)
-        score = predictor.score(body, predictor.adapt(body, batch.support), batch.query)
+        score = row_scores(predictor, body, predictor.adapt(body, batch.support), batch.query)
         assert query.position is not None
         scores[query.position[query.mask]] = score[query.mask].float()
+
+
+def _even_parts(entities: IntArray, counts: IntArray) -> Iterator[IntArray]:
+    """Yield parts of the entities of about as many rows each, so that there is little padding: MOST_ROWS with it, or
+    one entity of more."""
+    entities, counts = (values[np.argsort(counts, kind="stable")] for values in (entities, counts))
+    start = 0
+    while start < len(entities):
+        # Counts rise, so the number of rows with padding is the last count times the number of entities.
+        cells = counts[start:] * np.arange(1, len(counts) - start + 1)
+        end = start + max(1, int(np.searchsorted(cells, MOST_ROWS, side="right")))
+        yield entities[start:end]
+        start = end
 
 
 def _reciprocal(index: EventIndex, score: Tensor, in_lists: Tensor, is_measured: Tensor) -> RowSample:

@@ -137,3 +137,12 @@ def test_lists_are_part_of_the_curve():
     assert curve.interval(0, "logloss").n == 2
     without = cold_start(Places([0.0, 1.0, 0.5]), {}, DATA, INDEX, np.array([1, 2]), shots=(0, 2), lists=False)
     assert "mrr" not in without.values[0]
+
+
+@pytest.mark.parametrize("most", [1, 5, 30])
+def test_entities_may_be_scored_in_any_parts(monkeypatch, most):
+    whole = ranks(Sizes(), (0, 1, 2, 6))
+    monkeypatch.setattr("recsys_meta.evaluation.list_mrr.MOST_ROWS", most)
+    parts = ranks(Sizes(), (0, 1, 2, 6))
+    for k, sample in whole.items():
+        assert np.array_equal(sample.entity, parts[k].entity) and np.array_equal(sample.value, parts[k].value)
