@@ -11,10 +11,13 @@ FAST    = tests/contract tests/core tests/metrics tests/episodes tests/inference
 # Two more than there are cores: many tests wait for servers.
 WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 2 )))
 
-# Of `make methods`: baselines beside the learners (popularity is none for choices; say BESIDE=nearest), and short trainings.
-BESIDE ?= popularity
-BRIEF   = --threads 1 --seeds 1 --split seed:0 --set train.most_steps=100 --set train.validate_steps=50 \
-          --set race.settings=[] --set ensemble.members=[]
+# Of `make methods`: baselines beside the learners (popularity is none for choices: BESIDE=nearest), seeds (of a data set with
+# folds, such as foursquare-us, each is a training for every fold: SEEDS=1), the most newcomers evaluated, and short trainings.
+BESIDE    ?= popularity
+SEEDS     ?= 3
+NEWCOMERS ?= 1000
+BRIEF      = --threads 1 --seeds $(SEEDS) --newcomers $(NEWCOMERS) --set train.most_steps=100 --set train.validate_steps=50 \
+             --set new_items.choose=false --set race.settings=[] --set ensemble.members=[]
 
 .PHONY: quickstart test test-fast check format serve bench compare methods methods-full install clean help
 
@@ -44,7 +47,7 @@ format: $(VENV)/.installed   ## format and mend what can be mended
 serve: $(VENV)/.installed   ## the API at http://127.0.0.1:8000/docs
 	$(BIN)/recsys-meta serve
 
-methods: $(VENV)/.installed   ## every method that serves DATASET in one table, in minutes: one seed, 100 steps, learners alone
+methods: $(VENV)/.installed   ## every method that serves DATASET in one table, in minutes: three seeds, 100 steps, learners alone
 	$(BIN)/recsys-meta compare --dataset $(DATASET) --learners all --baselines $(BESIDE) $(BRIEF) --reuse --json benchmarks/results/$(DATASET)-methods-small.json
 
 methods-full: $(VENV)/.installed   ## the same by the recipes as they are, three seeds, every baseline: a night

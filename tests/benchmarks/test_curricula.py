@@ -20,6 +20,28 @@ def test_a_way_is_compared_seed_by_seed():
     assert curricula.less_first(rows, "other", curricula.UNIFORM, "logloss")["difference"] == pytest.approx(-0.02)
 
 
+def test_steps_and_time_to_the_same_quality_are_compared():
+    """Uniform rises from 0 to 10 and is at nine tenths of it at step 30; the way is there at 20, but takes twice as
+    long: in uniform's time it makes 20 of its 40 steps."""
+    course = {curricula.UNIFORM: (0, 4, 9.5, 10), "other": (1, 9.2, 9.4, 12)}
+    rows = [
+        {
+            "way": way,
+            "seed": 0,
+            "value": 0.5,
+            "cpu_seconds": cost,
+            "validations": [[10 * (i + 1), v] for i, v in enumerate(c)],
+        }
+        for (way, c), cost in zip(course.items(), (4.0, 8.0), strict=True)
+    ]
+    found = curricula.less_first(rows, "other", curricula.UNIFORM, "ndcg@10")
+    assert found["steps_saved"]["difference"] == 10
+    assert found["at_equal_time"]["difference"] == pytest.approx(9.2 - 10)
+    rows[1]["validations"][1:] = [[20, 2], [30, 3], [40, 4]]
+    found = curricula.less_first(rows, "other", curricula.UNIFORM, "ndcg@10")
+    assert found["steps_saved"]["difference"] == 30 - 50, "never there: one interval beyond the last"
+
+
 @pytest.mark.slow
 def test_remedies_are_compared_with_none_and_their_gap_is_measured(tmp_path):
     prepare(simulate_users(users=80, items=40, events=1200, seed=1).tables, tmp_path / "data")
