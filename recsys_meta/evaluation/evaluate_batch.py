@@ -26,6 +26,8 @@ from recsys_meta.metrics.ranking_metrics import (
     ranking_metrics,
     rating_metrics,
 )
+from recsys_meta.models.functional.host_reads import most_needed
+from recsys_meta.models.functional.size_groups import size_groups
 from recsys_meta.models.protocols import ChoicePredictor, Predictor
 
 MAX_CELLS = 250_000
@@ -133,9 +135,28 @@ def _choices(
 ) -> dict[str, Tensor]:
     if not isinstance(predictor, ChoicePredictor) or batch.support.catalogue is None:
         raise ConfigError(f"'{predictor.name}' cannot choose among the items of an entity: it has no method `choose`")
-    catalog_mask = batch.support.catalogue.mask
-    query = batch.query
+    mask, query = batch.support.catalogue.mask, batch.query
+    values: dict[str, Tensor] = {}
+    for tasks in size_groups(mask.sum(1)):
+        part = {k: v[tasks] for k, v in state.items()}
+        own = _choices_among(predictor, body, part, mask[tasks], query.of(tasks), generator, negatives)
+        for name, value in own.items():
+            values.setdefault(name, torch.full(query.item.shape, torch.nan, device=value.device))[tasks] = value
     in_catalog = query.mask & (query.item >= FIRST)
+    return {k: v.masked_fill(~in_catalog, torch.nan) for k, v in values.items()}
+
+
+def _choices_among(
+    predictor: ChoicePredictor,
+    body: Params,
+    state: State,
+    catalog_mask: Tensor,
+    query: Interactions,
+    generator: torch.Generator,
+    negatives: int | None,
+) -> dict[str, Tensor]:
+    """Metrics [T, Q] of choices from catalogues of similar size [T, C], a chunk of rows after the other."""
+    catalog_mask = catalog_mask[:, : FIRST + most_needed(catalog_mask.sum(1), catalog_mask.shape[1] - FIRST)]
     width = catalog_mask.shape[1] - FIRST if negatives is None else negatives + 1
     chunk = max(1, MAX_CELLS // max(1, width * len(catalog_mask)))
     parts: dict[str, list[Tensor]] = {}
@@ -147,7 +168,7 @@ def _choices(
         flat = [v.flatten(0, 1) for v in (scores, target, mask)]
         for name, value in choice_metrics(flat[0], flat[1], flat[2], generator).items():
             parts.setdefault(name, []).append(value.reshape(rows.item.shape))
-    return {k: torch.cat(v, 1).masked_fill(~in_catalog, torch.nan) for k, v in parts.items()}
+    return {k: torch.cat(v, 1) for k, v in parts.items()}
 
 
 def _candidates(

@@ -43,6 +43,7 @@ __all__ = [
     "sequential_features",
     "support_statistics",
     "support_summary",
+    "trim_columns",
 ]  # fmt: skip
 
 DISTANCE_RESOLUTION = 0.05
@@ -83,7 +84,7 @@ ROW_FEATURES = ("history", "distinct", "stayed", "log_size", "log_items", "rows_
 
 def basic_features(state: State, rows: Interactions, candidates: Tensor) -> Tensor:
     """The first six features alone, [T, R, K, 6], from `support_statistics`."""
-    history = _trim_columns(row_history(rows))
+    history = trim_columns(row_history(rows))
     same = _in_history(candidates, history)
     last, least, _ = _distances(state, candidates, history)
     return torch.stack(_basic_columns(gather_by_task(state["count"], candidates), last, least, same), 3)
@@ -95,7 +96,7 @@ def candidate_features(state: State, rows: Interactions, candidates: Tensor, lea
     Without a history, or with a location missing, a distance counts as UNKNOWN_DISTANCE; ids outside the catalogue have
     zeros. `leave_one_out`: the rows are those of the support itself, and each is left out of the statistics it sees.
     """
-    history = _trim_columns(row_history(rows))
+    history = trim_columns(row_history(rows))
     count, discoveries, exists, near = (
         gather_by_task(state[k], candidates) for k in ("count", "found", "listed", "near")
     )
@@ -163,7 +164,7 @@ def _leave_row_out(
 
 def row_features(state: State, rows: Interactions) -> Tensor:
     """Features [T, R, G] of each row alone: length and variety of its history, and the size of its entity's support."""
-    history = _trim_columns(row_history(rows))
+    history = trim_columns(row_history(rows))
     real = history >= FIRST
     length = real.sum(2).float()
     again = ((history[..., :, None] == history[..., None, :]) & real[..., None, :]).tril(-1).any(3) & real
@@ -182,7 +183,7 @@ def row_features(state: State, rows: Interactions) -> Tensor:
     return torch.stack(columns, 2)
 
 
-def _trim_columns(history: Tensor) -> Tensor:
+def trim_columns(history: Tensor) -> Tensor:
     """History without the columns at its end that are padding in all rows; at least one column."""
     depth = torch.arange(1, history.shape[2] + 1, device=history.device)
     width = max(1, most_needed((history >= FIRST).flatten(0, 1).any(0) * depth, history.shape[2]))
@@ -202,14 +203,20 @@ SEQUENTIAL = ("log_steps", "log_steps_nearby", "log_together", "log_at_this_time
 
 
 def sequential_features(
-    state: State, rows: Interactions, candidates: Tensor, names: Sequence[str] = SEQUENTIAL, leave_one_out: bool = False
+    state: State,
+    rows: Interactions,
+    candidates: Tensor | None,
+    names: Sequence[str] = SEQUENTIAL,
+    leave_one_out: bool = False,
 ) -> list[Tensor]:
     """log(1 + n) of the support rows n of each candidate, [T, R, K] for each name, weighted by their similarity to the
-    row: same last item; last item nearby; items of the history in common; same context."""
+    row: same last item; last item nearby; items of the history in common; same context. Candidates None: every column
+    of the catalogues, [T, R, C]."""
     items = state["item"]
     if not items.shape[1]:
-        return [torch.zeros(candidates.shape, device=items.device)] * len(names)
-    history = _trim_columns(row_history(rows))
+        shape = (*rows.item.shape, state["count"].shape[1]) if candidates is None else candidates.shape
+        return [torch.zeros(shape, device=items.device)] * len(names)
+    history = trim_columns(row_history(rows))
     likeness = {
         "log_steps": lambda: _transition_similarity(state, history, nearby=False),
         "log_steps_nearby": lambda: _transition_similarity(state, history, nearby=True),
@@ -219,7 +226,7 @@ def sequential_features(
     others = 1 - torch.eye(items.shape[1], device=items.device) if leave_one_out else 1.0
     columns = state["count"].shape[1]
     counts = [sum_by_item(items[:, None, :], likeness[n]() * others, columns) for n in names]
-    return [s.gather(2, candidates).log1p() for s in counts]
+    return [(s if candidates is None else s.gather(2, candidates)).log1p() for s in counts]
 
 
 def _transition_similarity(state: State, history: Tensor, nearby: bool) -> Tensor:

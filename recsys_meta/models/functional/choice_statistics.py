@@ -11,6 +11,7 @@ from torch import Tensor
 from recsys_meta.core.schema import LATITUDE, LONGITUDE
 from recsys_meta.core.types import FIRST, PAD, EntityCatalog, Interactions, State, Support
 from recsys_meta.models.functional.host_reads import most_needed
+from recsys_meta.models.functional.size_groups import size_groups
 
 EARTH_RADIUS = 6371.0
 """Mean radius of the earth in km."""
@@ -21,6 +22,8 @@ KERNEL_WIDTHS = (0.25, 1.0, 4.0)
 
 DENSITY_SAMPLE = 256
 """Items of a catalogue from which its density is estimated."""
+BY_ITEM = ("count", "found", "place", "located", "listed", "near", "dense")
+"""Parts of a state that have a column for each item."""
 
 
 def support_statistics(support: Support) -> State:
@@ -103,20 +106,41 @@ def evenly_spaced_items(listed: Tensor, most: int) -> tuple[Tensor, Tensor]:
 def _nearby(state: State) -> tuple[Tensor, Tensor]:
     """Kernel sums of first visits and of items around each item, each [T, C, W], itself left out. Items are counted
     from a sample of the catalogue, so that the cost is bounded."""
-    points, item, exists = state["place"], state["item"], state["listed"]
-    columns = exists.shape[1]
-    fresh = (item >= FIRST) & ~(state["history"] == item[:, :, None]).any(2)
-    others, distinct = evenly_spaced_items(exists, DENSITY_SAMPLE)
-    share = distinct * (exists.sum(1) / distinct.sum(1).clamp(min=1))[:, None]
-    sums = []
-    for ids, each in ((item, fresh.float()), (others, share)):
-        weight = each * are_located(state, ids)
-        apart = torch.cdist(points, gather_by_task(points, ids), compute_mode=EXACT_DISTANCE)
-        around = torch.stack([(kernel @ weight[..., None])[..., 0] for kernel in distance_kernels(apart)], 2)
-        # The kernel of an item with itself is 1 at every width.
-        itself = sum_by_item(ids, weight, columns)[..., None]
-        sums.append(((around - itself) * state["located"][..., None]).clamp(min=0))
-    return sums[0], sums[1]
+    width = (*state["count"].shape, len(KERNEL_WIDTHS))
+    near, dense = (torch.zeros(width, device=state["count"].device) for _ in range(2))
+    for tasks in size_groups(state["listed"].sum(1)):
+        part = state_of_tasks(state, tasks)
+        columns = part["listed"].shape[1]
+        item = part["item"]
+        fresh = (item >= FIRST) & ~(part["history"] == item[:, :, None]).any(2)
+        near[tasks, :columns] = _kernel_sums(part, item, fresh.float())
+        others, distinct = evenly_spaced_items(part["listed"], DENSITY_SAMPLE)
+        share = distinct * (part["listed"].sum(1) / distinct.sum(1).clamp(min=1))[:, None]
+        dense[tasks, :columns] = _kernel_sums(part, others, share)
+    return near, dense
+
+
+def _kernel_sums(state: State, ids: Tensor, weight: Tensor) -> Tensor:
+    """Sums [T, C, W] over items of ids [T, N] and of weight [T, N] around each item, itself left out, for each kernel
+    width; 0 without a location."""
+    points = state["place"]
+    weight = weight * are_located(state, ids)
+    apart = torch.cdist(points, gather_by_task(points, ids), compute_mode=EXACT_DISTANCE)
+    around = torch.stack([(kernel @ weight[..., None])[..., 0] for kernel in distance_kernels(apart)], 2)
+    # The kernel of an item with itself is 1 at every width.
+    itself = sum_by_item(ids, weight, points.shape[1])[..., None]
+    return ((around - itself) * state["located"][..., None]).clamp(min=0)
+
+
+def state_of_tasks(state: State, tasks: Tensor) -> State:
+    """State of some tasks, as of `support_statistics`, without the columns and support rows that are padding in all of
+    them."""
+    part = {k: v[tasks] for k, v in state.items()}
+    columns = FIRST + most_needed(part["listed"].sum(1), part["listed"].shape[1] - FIRST)
+    is_row = (part["item"] >= FIRST).any(0)
+    rows = most_needed(is_row * torch.arange(1, len(is_row) + 1, device=is_row.device), len(is_row))
+    by_row = {k: v[:, :rows] for k, v in part.items() if k in ("item", "history") or k.startswith("when.")}
+    return part | by_row | {k: part[k][:, :columns] for k in BY_ITEM if k in part}
 
 
 def distance_kernels(apart: Tensor) -> list[Tensor]:

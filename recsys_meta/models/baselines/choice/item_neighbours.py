@@ -14,7 +14,8 @@ from torch import Tensor
 
 from recsys_meta.core.types import Interactions, Params, State
 from recsys_meta.models.baselines.choice.base import LOG_COUNT, ChoiceBaseline
-from recsys_meta.models.functional.choice_features import basic_features, sequential_features
+from recsys_meta.models.functional.catalogue_features import basic_columns
+from recsys_meta.models.functional.choice_features import sequential_features
 
 
 class ItemNeighbours(ChoiceBaseline):
@@ -29,4 +30,4 @@ class ItemNeighbours(ChoiceBaseline):
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
         (evidence,) = sequential_features(state, rows, candidates, ["log_together"])
-        return evidence + self.popular * basic_features(state, rows, candidates)[..., LOG_COUNT]
+        return evidence + self.popular * basic_columns(state, rows, candidates)[..., LOG_COUNT]

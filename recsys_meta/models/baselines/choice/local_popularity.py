@@ -8,7 +8,7 @@ from torch import Tensor
 
 from recsys_meta.core.types import Interactions, Params, State
 from recsys_meta.models.baselines.choice.base import LOG_COUNT, ChoiceBaseline
-from recsys_meta.models.functional.choice_features import basic_features
+from recsys_meta.models.functional.catalogue_features import basic_columns
 
 
 class LocalPopularity(ChoiceBaseline):
@@ -17,4 +17,4 @@ class LocalPopularity(ChoiceBaseline):
     name: ClassVar[str] = "local-popularity"
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
-        return basic_features(state, rows, candidates)[..., LOG_COUNT]
+        return basic_columns(state, rows, candidates)[..., LOG_COUNT]

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from recsys_meta.core.types import Interactions, Params, State
 from recsys_meta.models.baselines.choice.base import LOG_COUNT, ChoiceBaseline, lexicographic_scores
-from recsys_meta.models.functional.choice_features import basic_features, sequential_features
+from recsys_meta.models.functional.catalogue_features import basic_columns
+from recsys_meta.models.functional.choice_features import sequential_features
 
 
 class MarkovChain(ChoiceBaseline):
@@ -18,4 +19,4 @@ class MarkovChain(ChoiceBaseline):
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
         (transitions,) = sequential_features(state, rows, candidates, ["log_steps"])
-        return lexicographic_scores([transitions, basic_features(state, rows, candidates)[..., LOG_COUNT]])
+        return lexicographic_scores([transitions, basic_columns(state, rows, candidates)[..., LOG_COUNT]])

@@ -21,6 +21,7 @@ from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State,
 from recsys_meta.episodes.collate import episode_batch
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.baselines.choice.base import ChoiceBaseline
+from recsys_meta.models.functional.catalogue_features import basic_columns
 from recsys_meta.models.functional.choice_features import BASIC, basic_features, row_history, support_statistics
 from recsys_meta.models.functional.interpolation import support_size_weights
 
@@ -73,7 +74,7 @@ class PooledLogit(ChoiceBaseline):
         return state | {"weight": support_size_weights(state["size"], SUPPORT_SIZES) @ body["weight"]}
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
-        return torch.einsum("trkf,tf->trk", basic_features(state, rows, candidates), state["weight"])
+        return torch.einsum("trkf,tf->trk", basic_columns(state, rows, candidates), state["weight"])
 
 
 def _training_choices(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from recsys_meta.core.types import Interactions, Params, State
 from recsys_meta.models.baselines.choice.base import LOG_COUNT, LOG_OWN_VISITS, ChoiceBaseline, lexicographic_scores
-from recsys_meta.models.functional.choice_features import basic_features
+from recsys_meta.models.functional.catalogue_features import basic_columns
 
 
 class RevisitFrequency(ChoiceBaseline):
@@ -17,5 +17,5 @@ class RevisitFrequency(ChoiceBaseline):
     name: ClassVar[str] = "revisits"
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
-        features = basic_features(state, rows, candidates)
+        features = basic_columns(state, rows, candidates)
         return lexicographic_scores([features[..., LOG_OWN_VISITS], features[..., LOG_COUNT]])

@@ -38,6 +38,7 @@ from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import FIRST, PAD, IntArray, Interactions, Params, State, Support, TaskBatch
 from recsys_meta.episodes.collate import episode_batch
 from recsys_meta.episodes.event_index import EventIndex
+from recsys_meta.models.functional.catalogue_features import catalogue_features, pays_whole
 from recsys_meta.models.functional.choice_features import (
     VISITED,
     candidate_features,
@@ -46,9 +47,11 @@ from recsys_meta.models.functional.choice_features import (
     row_history,
     support_summary,
 )
+from recsys_meta.models.functional.choice_statistics import state_of_tasks
 from recsys_meta.models.functional.host_reads import may_hold, most_needed
 from recsys_meta.models.functional.losses import mean_over_rows, mean_over_tasks
 from recsys_meta.models.functional.masking import MASKED_LOGIT
+from recsys_meta.models.functional.size_groups import size_groups
 from recsys_meta.models.learners.choice import experts
 from recsys_meta.models.protocols import ParamGroup, PredictorConfig
 
@@ -146,8 +149,20 @@ class ConditionalLogit:
         return row if self.config.aware else row * experts.SIZE_BLIND_MASK.to(row.device)
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
+        if pays_whole(state, candidates.shape[2]):
+            logits, visited, history = self._catalogue_logits(body, state, rows)
+            place = torch.where(
+                history >= FIRST, visited, logits[:, :, PAD, None]
+            )  # all others go to padding, unchanged
+            return logits.scatter(2, history, place).gather(2, candidates)
         x = experts.scale_features(body, candidate_features(state, rows, candidates))
         return experts.expert_logits(body, state, x, self._row_inputs(body, state, rows))
+
+    def _catalogue_logits(self, body: Params, state: State, rows: Interactions) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits [T, R, C] of every item as a new one, logits [T, R, H] of the items of the history, and their ids."""
+        features = catalogue_features(state, rows)
+        logits, visited = experts.catalogue_logits(body, state, features, self._row_inputs(body, state, rows))
+        return logits, visited, features.history
 
     def rank(self, body: Params, state: State) -> Tensor:
         tasks, items = state["count"].shape
@@ -184,7 +199,36 @@ class ConditionalLogit:
         return total, {"all": every.detach().mean(), "new": new.detach().mean()}
 
     def _losses(self, body: Params, state: State, rows: Interactions, others: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses [T] of the rows' choices among all candidates, and of choices of new items among new candidates."""
+        """Losses [T] of the rows' choices among all candidates, and of choices of new items among new candidates:
+        those of the row, its history and others [T, R or 1, N]."""
+        others = others.expand(*rows.item.shape, -1)
+        groups, parts = size_groups(state["listed"].sum(1)), []
+        for tasks in groups:
+            part = state_of_tasks(state, tasks)
+            own_rows, own_others = rows.of(tasks), others[tasks]
+            losses = self._whole_losses if pays_whole(part, 1 + others.shape[2]) else self._list_losses
+            parts.append(losses(body, part, own_rows, own_others))
+        order = torch.cat(groups).argsort()
+        every, new = (torch.cat(values)[order] for values in zip(*parts, strict=True))
+        return every, new
+
+    def _whole_losses(self, body: Params, state: State, rows: Interactions, others: Tensor) -> tuple[Tensor, Tensor]:
+        """The losses from logits of the whole catalogue: an item that is n times among the others counts n times."""
+        logits, visited, history = self._catalogue_logits(body, state, rows)
+        item, is_visited = rows.item[:, :, None], history >= FIRST
+        times = torch.zeros_like(logits).scatter_add(2, others, torch.ones_like(others, dtype=logits.dtype))
+        times = times.scatter(2, item, 1.0).scatter(2, history, 0.0) * state["listed"][:, None, :]
+        among_new = torch.logsumexp(torch.where(times > 0, logits + times.log(), MASKED_LOGIT), 2)
+        among_visited = torch.logsumexp(visited.masked_fill(~is_visited, MASKED_LOGIT), 2)
+        chosen = (history == item) & is_visited
+        again = chosen.any(2)
+        taken = torch.where(again, (visited * chosen).sum(2), logits.gather(2, item)[..., 0])
+        counts = rows.mask & (rows.item >= FIRST)
+        every = mean_over_rows(torch.logaddexp(among_new, among_visited) - taken, counts)
+        return every, mean_over_rows(torch.where(again, 0.0, among_new - taken), counts)
+
+    def _list_losses(self, body: Params, state: State, rows: Interactions, others: Tensor) -> tuple[Tensor, Tensor]:
+        """The losses from features of each row's own list of candidates."""
         candidates = _candidate_set(rows, others)
         x = candidate_features(state, rows, candidates)
         logits = experts.expert_logits(
@@ -195,7 +239,7 @@ class ConditionalLogit:
         counts = rows.mask & (rows.item >= FIRST)
         every = mean_over_rows(-torch.log_softmax(logits, 2)[..., 0], counts)
         new = -torch.log_softmax(logits.masked_fill(revisit, MASKED_LOGIT), 2)[..., 0]
-        return every, (torch.where(revisit[..., 0], 0.0, new) * counts).sum(1) / counts.sum(1).clamp(min=1)
+        return every, mean_over_rows(torch.where(revisit[..., 0], 0.0, new), counts)
 
     @torch.no_grad()
     def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import Params, State
+from recsys_meta.models.functional.catalogue_features import ITEM_COLUMNS, ROW_COLUMNS, CatalogueFeatures
 from recsys_meta.models.functional.choice_features import CANDIDATE_FEATURES, ROW_FEATURES, VISITED
 from recsys_meta.models.functional.interpolation import support_size_weights
 from recsys_meta.models.functional.masking import MASKED_LOGIT
@@ -70,14 +71,46 @@ def is_revisit(body: Params, x: Tensor) -> Tensor:
 def expert_logits(body: Params, state: State, x: Tensor, row: Tensor) -> Tensor:
     """Logits [T, R, K] of candidates under a state's weights [T, E, F] and bonus [T]."""
     revisit = is_revisit(body, x)
-    bonus = state["bonus"][:, None]
-    if "bonus.inner" in body:
-        bonus = bonus + torch.tanh(row @ body["bonus.inner"] + body["bonus.bias"]) @ body["bonus.outer"]
+    bonus = _visit_bonus(body, state, row)
     each = torch.einsum("trkf,tef->trke", x, state["weight"])
     if "net.inner" in body:
         each = each + _net(body, x, row)
     logits = each[..., 0] if each.shape[3] == 1 else torch.where(revisit, each[..., 1], each[..., 0])
     return logits + torch.where(revisit, bonus[..., None], 0.0)
+
+
+def _visit_bonus(body: Params, state: State, row: Tensor) -> Tensor:
+    """Bonus [T, R], or [T, 1], of items visited before."""
+    bonus = state["bonus"][:, None]
+    if "bonus.inner" in body:
+        bonus = bonus + torch.tanh(row @ body["bonus.inner"] + body["bonus.bias"]) @ body["bonus.outer"]
+    return bonus
+
+
+def catalogue_logits(body: Params, state: State, features: CatalogueFeatures, row: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [T, R, C] of every item as one new to the actor, and logits [T, R, H] of the items of the history; each
+    expert computes what its kind of items needs."""
+    width = len(CANDIDATE_FEATURES)
+    x = scale_features(body, features.visited)
+    visited = torch.einsum("trhf,tf->trh", x, state["weight"][:, -1])
+    visited = visited + _visit_bonus(body, state, row)[..., None]
+    by_item, by_pair = list(ITEM_COLUMNS), list(ROW_COLUMNS)
+    centre, spread = body["feature.centre"], body["feature.spread"]
+    items = (features.items - centre[by_item]) / spread[by_item]
+    weight = state["weight"][:, 0]
+    # Scaled weights instead of scaled features: there are as many of the latter as rows times items.
+    pair_weight = weight[:, by_pair] / spread[by_pair]
+    constant = (items @ weight[:, by_item, None])[..., 0] - (pair_weight @ centre[by_pair])[:, None]
+    logits = torch.einsum("trcp,tp->trc", features.pairs, pair_weight) + constant[:, None]
+    if "net.inner" in body:
+        inner, bias, outer = body["net.inner"], body["net.bias"], body["net.outer"]
+        from_row = row @ inner[-1, width:] + bias[-1]
+        visited = visited + torch.relu(x @ inner[-1, :width] + from_row[:, :, None]) @ outer[-1]
+        pair_inner = inner[0, by_pair] / spread[by_pair, None]
+        from_row = row @ inner[0, width:] + bias[0] - centre[by_pair] @ pair_inner
+        units = features.pairs @ pair_inner + (items @ inner[0, by_item])[:, None] + from_row[:, :, None]
+        logits = logits + torch.relu(units) @ outer[0]
+    return logits, visited
 
 
 def _net(body: Params, x: Tensor, row: Tensor) -> Tensor:
