@@ -79,7 +79,7 @@ def catalogue_features(state: State, rows: Interactions) -> CatalogueFeatures:
 def _item_columns(state: State) -> list[Tensor]:
     """Columns [T, C] of ITEM_COLUMNS, without any history."""
     count, found, nothing = state["count"], state["found"], torch.zeros_like(state["count"])
-    named: Mapping[str, Tensor] = {
+    by_name: Mapping[str, Tensor] = {
         "log_count": count.log1p(),
         "uncounted": (count == 0).float(),
         "log_finders": found.log1p(),
@@ -88,7 +88,7 @@ def _item_columns(state: State) -> list[Tensor]:
         **{f"popular_nearby_{w:g}": v for w, v in zip(KERNEL_WIDTHS, state["near"].log1p().unbind(2), strict=True)},
         **{f"dense_nearby_{w:g}": v for w, v in zip(KERNEL_WIDTHS, state["dense"].log1p().unbind(2), strict=True)},
     }
-    return [named.get(CANDIDATE_FEATURES[i], nothing) for i in ITEM_COLUMNS]
+    return [by_name.get(CANDIDATE_FEATURES[i], nothing) for i in ITEM_COLUMNS]
 
 
 def basic_columns(state: State, rows: Interactions, candidates: Tensor) -> Tensor:

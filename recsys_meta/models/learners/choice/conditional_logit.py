@@ -150,9 +150,9 @@ class ConditionalLogit:
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
         if pays_whole(state, candidates.shape[2]):
-            logits, visited, history = self._catalogue_logits(body, state, rows)
+            logits, visit_logits, history = self._catalogue_logits(body, state, rows)
             place = torch.where(
-                history >= FIRST, visited, logits[:, :, PAD, None]
+                history >= FIRST, visit_logits, logits[:, :, PAD, None]
             )  # all others go to padding, unchanged
             return logits.scatter(2, history, place).gather(2, candidates)
         x = experts.scale_features(body, candidate_features(state, rows, candidates))
@@ -161,8 +161,8 @@ class ConditionalLogit:
     def _catalogue_logits(self, body: Params, state: State, rows: Interactions) -> tuple[Tensor, Tensor, Tensor]:
         """Logits [T, R, C] of every item as a new one, logits [T, R, H] of the items of the history, and their ids."""
         features = catalogue_features(state, rows)
-        logits, visited = experts.catalogue_logits(body, state, features, self._row_inputs(body, state, rows))
-        return logits, visited, features.history
+        logits, visit_logits = experts.catalogue_logits(body, state, features, self._row_inputs(body, state, rows))
+        return logits, visit_logits, features.history
 
     def rank(self, body: Params, state: State) -> Tensor:
         tasks, items = state["count"].shape
@@ -214,18 +214,18 @@ class ConditionalLogit:
 
     def _whole_losses(self, body: Params, state: State, rows: Interactions, others: Tensor) -> tuple[Tensor, Tensor]:
         """The losses from logits of the whole catalogue: an item that is n times among the others counts n times."""
-        logits, visited, history = self._catalogue_logits(body, state, rows)
+        logits, visit_logits, history = self._catalogue_logits(body, state, rows)
         item, is_visited = rows.item[:, :, None], history >= FIRST
         times = torch.zeros_like(logits).scatter_add(2, others, torch.ones_like(others, dtype=logits.dtype))
         times = times.scatter(2, item, 1.0).scatter(2, history, 0.0) * state["listed"][:, None, :]
-        among_new = torch.logsumexp(torch.where(times > 0, logits + times.log(), MASKED_LOGIT), 2)
-        among_visited = torch.logsumexp(visited.masked_fill(~is_visited, MASKED_LOGIT), 2)
-        chosen = (history == item) & is_visited
-        again = chosen.any(2)
-        taken = torch.where(again, (visited * chosen).sum(2), logits.gather(2, item)[..., 0])
+        new_sum = torch.logsumexp(torch.where(times > 0, logits + times.log(), MASKED_LOGIT), 2)
+        old_sum = torch.logsumexp(visit_logits.masked_fill(~is_visited, MASKED_LOGIT), 2)
+        match = (history == item) & is_visited
+        again = match.any(2)
+        target = torch.where(again, (visit_logits * match).sum(2), logits.gather(2, item)[..., 0])
         counts = rows.mask & (rows.item >= FIRST)
-        every = mean_over_rows(torch.logaddexp(among_new, among_visited) - taken, counts)
-        return every, mean_over_rows(torch.where(again, 0.0, among_new - taken), counts)
+        every = mean_over_rows(torch.logaddexp(new_sum, old_sum) - target, counts)
+        return every, mean_over_rows(torch.where(again, 0.0, new_sum - target), counts)
 
     def _list_losses(self, body: Params, state: State, rows: Interactions, others: Tensor) -> tuple[Tensor, Tensor]:
         """The losses from features of each row's own list of candidates."""

@@ -92,8 +92,8 @@ def catalogue_logits(body: Params, state: State, features: CatalogueFeatures, ro
     expert computes what its kind of items needs."""
     width = len(CANDIDATE_FEATURES)
     x = scale_features(body, features.visited)
-    visited = torch.einsum("trhf,tf->trh", x, state["weight"][:, -1])
-    visited = visited + _visit_bonus(body, state, row)[..., None]
+    visit_logits = torch.einsum("trhf,tf->trh", x, state["weight"][:, -1])
+    visit_logits = visit_logits + _visit_bonus(body, state, row)[..., None]
     by_item, by_pair = list(ITEM_COLUMNS), list(ROW_COLUMNS)
     centre, spread = body["feature.centre"], body["feature.spread"]
     items = (features.items - centre[by_item]) / spread[by_item]
@@ -105,12 +105,12 @@ def catalogue_logits(body: Params, state: State, features: CatalogueFeatures, ro
     if "net.inner" in body:
         inner, bias, outer = body["net.inner"], body["net.bias"], body["net.outer"]
         from_row = row @ inner[-1, width:] + bias[-1]
-        visited = visited + torch.relu(x @ inner[-1, :width] + from_row[:, :, None]) @ outer[-1]
+        visit_logits = visit_logits + torch.relu(x @ inner[-1, :width] + from_row[:, :, None]) @ outer[-1]
         pair_inner = inner[0, by_pair] / spread[by_pair, None]
         from_row = row @ inner[0, width:] + bias[0] - centre[by_pair] @ pair_inner
         units = features.pairs @ pair_inner + (items @ inner[0, by_item])[:, None] + from_row[:, :, None]
         logits = logits + torch.relu(units) @ outer[0]
-    return logits, visited
+    return logits, visit_logits
 
 
 def _net(body: Params, x: Tensor, row: Tensor) -> Tensor:
