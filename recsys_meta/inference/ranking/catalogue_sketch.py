@@ -71,8 +71,9 @@ class CatalogueSketch:
         direction = np.matmul(query[:, None], self.projection)[:, 0]
         step = np.maximum(np.abs(direction).max(1, keepdims=True), np.float32(1e-30)) / np.float32(_LEVELS)
         codes = torch.from_numpy(np.rint(direction / step).astype(np.int8))
-        rough: FloatArray = torch._int_mm(codes, self.codes.T).numpy().astype(np.float32)
-        rough *= step
+        product = torch._int_mm(codes, self.codes.T).numpy()
+        # Cast and scaled in one pass; the sums are below 2^24, so that casting is exact.
+        rough: FloatArray = np.multiply(product, step, dtype=np.float32, casting="unsafe")
         return rough
 
     def recall(self, state: State, best: Tensor) -> Tensor:

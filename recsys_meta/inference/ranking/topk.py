@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import pairwise
 
 import numpy as np
@@ -24,12 +25,21 @@ def top_k(scores: Tensor, n: int) -> TopK:
     return top_k_array(scores.numpy(), n)
 
 
-def top_k_array(values: FloatArray, n: int) -> TopK:
-    """Select what `top_k` selects from an array [C]."""
+def top_k_array(values: FloatArray, n: int, skip: Collection[int] = ()) -> TopK:
+    """Select what `top_k` selects from an array [C], but for the positions to `skip`.
+
+    Instead of scores without them, for which all would be copied, somewhat more of the best are looked at.
+    """
     n = min(n, len(values))
     if not n:
         return []
-    position = (values >= lower_bounds(values[None], n)).nonzero()[0]
+    reach = min(n + len(skip), len(values))
+    position = (values >= lower_bounds(values[None], reach)).nonzero()[0]
+    if skip:
+        is_allowed = np.ones(len(position), np.bool_)
+        place = {p: i for i, p in enumerate(position.tolist())}
+        is_allowed[[place[b] for b in skip if b in place]] = False
+        position = position[is_allowed]
     high = values[position]
     order = np.argsort(-high, kind="stable")[:n]
     return list(zip(high[order].tolist(), position[order].tolist(), strict=True))

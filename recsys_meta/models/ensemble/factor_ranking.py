@@ -19,7 +19,7 @@ from torch import Tensor
 
 from recsys_meta.core.types import FIRST, FloatArray, IntArray, Params, State
 from recsys_meta.models.ensemble.ensemble import Ensemble
-from recsys_meta.models.functional.prefixed_keys import select_prefix
+from recsys_meta.models.functional.prefixed_keys import PrefixedTensors, select_prefix
 from recsys_meta.models.functional.score_forms import RANKING_FORMS
 from recsys_meta.models.functional.standardized_scores import mixture_scales, weigh_forms
 from recsys_meta.models.protocols import EvidenceMixture, FactorPredictor, FactorRanking, FactorScores, Predictor
@@ -102,6 +102,7 @@ class _EnsembleFactors:
 
     def scores(self, state: State) -> FactorScores:
         ensemble, size = self.ensemble, state["size"]
+        state = PrefixedTensors(state)  # each member's part is read twice
         used = ensemble.members_with_weight(size)
         plain, heavy = ensemble.weights_at(size).reshape(len(size), RANKING_FORMS, -1)[:, :, used].swapaxes(0, 1)
         forms = [self._form(i, state) for i in used]

@@ -7,6 +7,7 @@ import torch
 
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.types import FIRST
+from recsys_meta.inference.ranking import list_builder
 from recsys_meta.inference.ranking.filters import FeatureFilter
 from recsys_meta.inference.ranking.list_builder import ListRequest
 from recsys_meta.inference.recommender import Recommender
@@ -126,3 +127,17 @@ def test_scores_of_all_items_are_not_changed(model):
     before = scores.clone()
     model.lists.build(scores, entity, ListRequest(3, exclude=["i4"]))
     assert torch.equal(scores, before)
+
+
+def test_a_list_is_the_same_whether_scores_are_copied_or_not(model, monkeypatch):
+    scores = torch.randn(len(model.catalog.names) + FIRST, generator=torch.Generator().manual_seed(3)).round(decimals=1)
+    scores[:FIRST] = 9.0  # reserved ids are never listed
+    monkeypatch.setattr(model.catalog, "hidden_ids", scores.topk(FIRST + 2).indices[FIRST:].numpy())
+    met = scores.topk(FIRST + 5).indices[FIRST + 2 :].tolist()
+    lists = []
+    for cost in (0, len(scores)):  # nothing is copied, everything is
+        monkeypatch.setattr(list_builder, "SKIP_COST", cost)
+        lists.append(model.lists.top_k(scores, 8, exclude=met))
+    assert lists[0] == lists[1] and len(lists[0]) == 8
+    ids = set(model.catalog.item_ids([one.item for one in lists[0]]))
+    assert not ids & {*met, *model.catalog.hidden_ids.tolist()}

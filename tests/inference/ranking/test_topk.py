@@ -31,6 +31,18 @@ def test_against_a_sort_with_many_ties(values, n, block):
         assert top_k_rows(torch.stack([scores, scores.flip(0)]), n) == [plain(scores, n), plain(scores.flip(0), n)]
 
 
+@settings(deadline=None)
+@given(few, st.integers(0, 130), st.integers(1, 7), st.data())
+def test_positions_to_skip_are_as_if_their_scores_were_least(values, n, block, data):
+    scores = torch.tensor(values, dtype=torch.float32)
+    skip = data.draw(st.lists(st.integers(0, max(len(values) - 1, 0)), max_size=len(values)))
+    without = scores.clone()
+    without[skip] = -math.inf
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(topk, "MIN_PILES", block)
+        assert topk.top_k_array(scores.numpy(), n, skip) == plain(without, n)
+
+
 @pytest.mark.parametrize("size", [topk.MIN_PILES * topk.PILE_SIZE - 1, 16_391, 100_000])
 @pytest.mark.parametrize("n", [1, 10, 100])
 def test_a_large_catalogue(size, n):

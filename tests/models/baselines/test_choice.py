@@ -10,6 +10,7 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST
 from recsys_meta.episodes.collate import episode_batch
 from recsys_meta.episodes.event_index import EventIndex
+from recsys_meta.models.baselines.choice import pooled_logit
 from recsys_meta.models.baselines.choice.item_neighbours import ItemNeighbours
 from recsys_meta.models.baselines.choice.local_popularity import LocalPopularity
 from recsys_meta.models.baselines.choice.markov import MarkovChain
@@ -172,3 +173,19 @@ def test_fitting_is_deterministic_and_sees_its_entities_only(world, logit):
     other = type(events)(events.indptr, item, events.label, events.time, events.context, events.actor)
     changed = type(data)(data.schema, other, data.entities, data.items, data.vocab, digest="changed")
     assert torch.equal(PooledLogit().fit(changed, TRAIN)["weight"], logit["weight"])
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0], ids=["flat", "steep"])
+def test_pooled_logit_is_at_the_minimum_of_its_loss(scale):
+    generator = torch.Generator().manual_seed(0)
+    features = scale * torch.randn(300, 9, 6, generator=generator)
+    features[:, 0] += 0.5 * scale  # so that the first candidate is told from the others
+    mask = torch.rand(300, 9, generator=generator) < 0.8
+    mask[:, 0] = True
+    weight = pooled_logit._fit_conditional_logit(features, mask, 1e-3).requires_grad_()
+    logits = (features @ weight).masked_fill(~mask, -torch.inf)
+    loss = -torch.log_softmax(logits, 1)[:, 0].mean() + 1e-3 * weight.square().sum()
+    (gradient,) = torch.autograd.grad(loss, weight)
+    assert gradient.abs().max() < 1e-3 * scale and weight.detach().norm() > 1e-3
+    assert loss < 0.9 * torch.log(mask.sum(1).float()).mean()
+    assert pooled_logit._fit_conditional_logit(features[:0], mask[:0], 1e-3).tolist() == [0.0] * 6

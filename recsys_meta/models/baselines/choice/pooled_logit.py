@@ -22,7 +22,7 @@ from recsys_meta.episodes.collate import episode_batch
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.baselines.choice.base import ChoiceBaseline
 from recsys_meta.models.functional.catalogue_features import basic_columns
-from recsys_meta.models.functional.choice_features import BASIC, basic_features, row_history, support_statistics
+from recsys_meta.models.functional.choice_features import row_history, support_statistics
 from recsys_meta.models.functional.interpolation import support_size_weights
 
 SUPPORT_SIZES = (0, 8, 28, 64, 112, 256, 1024)
@@ -33,8 +33,10 @@ QUERY_ROWS = 128
 """Most query rows of an episode."""
 SAMPLED_ITEMS = 100
 """Random items of the catalogue among the candidates of a choice; the history and the chosen item are the others."""
-SOLVER_STEPS = 40
-"""Most iterations of L-BFGS."""
+SOLVER_STEPS, TOLERANCE = 40, 1e-10
+"""Most steps of Newton's method, and twice the gain in the loss below which it ends."""
+STEP_SHARES = tuple(0.5**n for n in range(10))
+"""Shares of a step, of which the first is taken that lowers the loss."""
 
 
 class PooledLogit(ChoiceBaseline):
@@ -99,7 +101,7 @@ def _training_choices(
         candidates = _sample_candidates(state, rows, generator)
         mask = state["listed"].gather(1, candidates.flatten(1)).reshape(candidates.shape)
         valid = rows.mask & mask[..., 0]
-        features.append(basic_features(state, rows, candidates)[valid])
+        features.append(basic_columns(state, rows, candidates)[valid])
         masks.append(mask[valid])
     return torch.cat(features), torch.cat(masks)
 
@@ -117,22 +119,36 @@ def _sample_candidates(state: State, rows: Interactions, generator: torch.Genera
 
 
 def _fit_conditional_logit(features: Tensor, mask: Tensor, ridge: float) -> Tensor:
-    """Fit the weights [F] of a conditional logit on features [N, K, F] whose first candidate is the chosen one.
+    """Fit the weights [F] of a conditional logit on features [N, K, F] whose first candidate is the chosen one, by
+    Newton's method: the loss is convex and has a handful of weights, so that each step pays for its second moments.
 
     mask [N, K]: the real candidates. Zero weights without rows.
     """
-    weight = torch.zeros(len(BASIC), requires_grad=True)
+    weight = torch.zeros(features.shape[2])
     if not len(features):
-        return weight.detach()
-    solver = torch.optim.LBFGS([weight], max_iter=SOLVER_STEPS, line_search_fn="strong_wolfe")
+        return weight
+    x = features.flatten(0, 1)
+    loss, probability = _choice_loss(features, mask, weight, ridge)
+    for _ in range(SOLVER_STEPS):
+        expected = (probability[:, None] @ features)[:, 0]
+        gradient = (expected - features[:, 0]).mean(0) + 2 * ridge * weight
+        second = ((x * probability.flatten()[:, None]).T @ x - expected.T @ expected) / len(features)
+        step = torch.linalg.solve((second + 2 * ridge * torch.eye(len(weight))).double(), gradient.double()).float()
+        if float(gradient @ step) < TOLERANCE:
+            break
+        for share in STEP_SHARES:  # a full step may go too far where probabilities are near 0 or 1
+            trial = weight - share * step
+            trial_loss, trial_probability = _choice_loss(features, mask, trial, ridge)
+            if trial_loss < loss:
+                break
+        else:
+            break
+        weight, loss, probability = trial, trial_loss, trial_probability
+    return weight
 
-    def loss() -> Tensor:
-        solver.zero_grad()
-        logits = (features @ weight).masked_fill(~mask, -torch.inf)
-        value = (torch.logsumexp(logits, 1) - logits[:, 0]).mean() + ridge * weight.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
 
-    with torch.enable_grad():
-        solver.step(loss)  # type: ignore[no-untyped-call]
-    return weight.detach()
+def _choice_loss(features: Tensor, mask: Tensor, weight: Tensor, ridge: float) -> tuple[float, Tensor]:
+    """Mean negative log-probability of the first candidates, with `ridge` times the squared weights, and the
+    probabilities [N, K] of all candidates."""
+    log_p = torch.log_softmax((features @ weight).masked_fill(~mask, -torch.inf), 1)
+    return float(-log_p[:, 0].double().mean()) + ridge * float(weight.square().sum()), log_p.exp()
