@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.experiments.carried_start import choose_start
 from pipelines.experiments.meta_validation import calibration_episodes, validation_of
 from pipelines.experiments.recipe_learner import learner_of
 from pipelines.experiments.recipe_race import inherited_recipe, race_recipe
@@ -106,10 +107,11 @@ def train(inputs: TrainingInputs, recipe: Recipe, model: Bundle | None = None, *
             return fresh
         params, carried = carry_parameters(fresh, learner, model, data)
         notes.append(carried.describe())
-        return params
+        return choose_start(fresh, params, validate, lambda text: notes.append(f"; {text}"))
 
+    validate = validation_of(learner, inputs, recipe)
     run = start_training(learner, recipe, data, inputs.train_index, inputs.split.train, inputs.seed, carry=carry)
-    run.validates_start, validate = model is not None, validation_of(learner, inputs, recipe)
+    run.validates_start = model is not None
     validations = [(0, validate(run.current_params()))]
     validations += [(s.step, s.valid) for s in fit(run, validate) if s.valid is not None]
     params = learner.calibrate(run.best_params_or_last(), calibration_episodes(inputs, recipe))

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from pipelines.experiments.carried_start import choose_start
+from pipelines.experiments.meta_validation import validation_of
 from pipelines.experiments.recipe_learner import learner_of
 from pipelines.experiments.run_spec import RunSpec
 from pipelines.experiments.training_inputs import TrainingInputs
@@ -62,7 +64,7 @@ def start_or_resume(
     def carry(fresh: Params) -> Params:
         params, carried = carry_parameters(fresh, learner, load_bundle(Path(spec.warm_start)), inputs.data)
         notify(carried.describe())
-        return params
+        return choose_start(fresh, params, validation_of(learner, inputs, spec.recipe), notify)
 
     # A checkpoint holds all that was carried; others of a group are sent the parameters of the first process.
     is_carried = bool(spec.warm_start) and checkpoint is None and folder is not None

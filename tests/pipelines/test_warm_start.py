@@ -1,12 +1,14 @@
 """`train --from`: what is carried is said, and what cannot be carried is refused."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from pipelines.experiments.carried_start import choose_start
 from pipelines.experiments.recipe_race import inherited_recipe
 from pipelines.experiments.shared_entities import describe_overlap
 from pipelines.experiments.training_inputs import training_inputs
@@ -65,6 +67,19 @@ def test_a_model_of_another_split_may_know_who_validates():
     assert "another split" in warning(data, 1) and "another split" in warning(replace(data, digest="more"), 0)
     assert warning(data, 1, "seed:3") is None and "another split" in warning(replace(data, digest="more"), 0, "seed:3")
     assert warning(replace(data, digest="more"), 1, "hash:0") is None  # entities keep their part while data grow
+
+
+@pytest.mark.parametrize(("best", "kept"), [(4.0, 1.0), (3.1, 0.75), (1.9, 0.5), (math.nan, 1.0)])
+def test_a_start_keeps_as_much_as_is_best_on_meta_validation(best, kept):
+    fresh = {"items": torch.zeros(3, 2), "counts": torch.arange(3)}
+    carried = {"items": torch.full((3, 2), 4.0), "counts": torch.arange(3) + 5}
+    notes = []
+    start = choose_start(fresh, carried, lambda params: -abs(float(params["items"].mean()) - best), notes.append)
+    assert torch.equal(start["items"], torch.full((3, 2), 4.0 * kept)) and torch.equal(
+        start["counts"], carried["counts"]
+    )
+    assert torch.equal(carried["items"], torch.full((3, 2), 4.0)) and not fresh["items"].any()
+    assert len(notes) == (kept < 1) and all(f"{kept:.0%} of what was carried" in note for note in notes)
 
 
 @pytest.mark.slow
