@@ -97,11 +97,11 @@ def compare(
                 training, timer = _train_or_reuse(
                     workspace, recipe, inputs, tuned, notify_seed, on_step, threads=threads, reuse=reuse
                 )
+                notify_seed(f"evaluating {recipe.name}")
                 with fixed_threads(threads or default_threads()):
                     for setup in setups:
                         builders[setup.scenario].learner(setup, recipe, training, timer, first=recipe is recipes[0])
                 bundles.setdefault(seed, training.bundle_folder)
-            notify_seed(f"evaluating {recipe.name}")
         for name in (n for n in baseline_names if n not in failures):
             with failures.noting(name, seed), fixed_threads(threads or default_threads()):
                 baseline = tuned.tune(name, shots, protocol.order)
