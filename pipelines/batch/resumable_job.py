@@ -2,7 +2,7 @@
 
     OUT's folder/.adapt-OUT/
         job.json      the job: equal jobs write equal files, and another job starts afresh
-        spread/       the events, in files that hold entities whole (`entity_partitioning`)
+        spread/       the events, in files that hold entities whole (`entity_partitioning`), and what was odd about them
         made/         the results of each of those files; a file is there whole or not at all
 
 At the end the results are concatenated beside OUT, which they replace in one step.
@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -33,7 +34,7 @@ from recsys_meta.core.atomic_io import (
 from recsys_meta.core.errors import ConfigError, DataError
 from recsys_meta.core.json_text import dump_json
 
-FORMAT = 1
+FORMAT = 2
 METADATA_KEY = b"recsys-meta"
 """The key of the finished file's metadata that holds its job."""
 
@@ -41,6 +42,13 @@ Job = Mapping[str, str | int]
 """Description of a job: the model's version, the digest of the events, the options."""
 
 Tables = Iterable[pa.Table]
+
+
+class EventParts(NamedTuple):
+    """Files that hold entities whole, with their rows, and warnings about the events by the process that read them."""
+
+    sizes: dict[Path, int]
+    warnings: list[str]
 
 
 @dataclass(frozen=True)
@@ -52,15 +60,23 @@ class ResumableJob:
     job: Job
     resumed: bool
 
-    def parts(self, tables: Callable[[], Tables], rows: int, progress: Callable[[int], None]) -> dict[Path, int]:
-        """Return the files that hold entities whole, and their rows; write them unless a killed job had got so far."""
+    def parts(
+        self,
+        tables: Callable[[], Tables],
+        rows: int,
+        progress: Callable[[int], None],
+        warnings: Callable[[], Sequence[str]],
+    ) -> EventParts:
+        """Write the files that hold entities whole, and `warnings` of the tables once these are read, unless a killed
+        job had got so far; return them."""
         target = self.folder / "spread"
         if not target.exists():
             with atomic_directory(target) as beside:
                 sizes = partition(tables(), rows, beside, progress)
-                (beside / "sizes.json").write_text(dump_checksummed(sizes), encoding="utf-8")
-        sizes = load_checksummed((target / "sizes.json").read_text(encoding="utf-8"))
-        return {target / name: size for name, size in sorted(sizes.items())}
+                text = dump_checksummed({"sizes": sizes, "warnings": list(warnings())})
+                (beside / "parts.json").write_text(text, encoding="utf-8")
+        content: Any = load_checksummed((target / "parts.json").read_text(encoding="utf-8"))
+        return EventParts({target / name: size for name, size in sorted(content["sizes"].items())}, content["warnings"])
 
     def has_results(self, part: Path) -> bool:
         """Return True where the results of a part are written."""

@@ -18,7 +18,6 @@ from rich.progress import Progress
 
 from pipelines.batch.batch_inference import RESULT_SCHEMA, entity_chunks, new_summary, read_tables
 from pipelines.batch.event_files import count_rows, encoding_warning, read_events
-from pipelines.batch.event_summary import EventSummary
 from pipelines.batch.executors import BatchTask, ExecutionBackend, backend, check_backend
 from pipelines.batch.resumable_job import Job, ResumableJob, open_job
 from pipelines.batch.stored_items import items_digest, with_stored
@@ -231,7 +230,7 @@ def adapt_command(
     bundle = load_bundle(folder)
     stored = _stored_items(workspace, model, bundle.schema.kind)
     recommender = with_stored(Recommender(bundle), stored)
-    rows, summary = count_rows(events), new_summary(recommender)
+    rows = count_rows(events)
     job: Job = {"version": recommender.version, "events": sha256(events), "n": n, "code": __version__}
     job = {**job, "items": items_digest(stored)} if stored else job
     try:
@@ -239,11 +238,11 @@ def adapt_command(
             if work.resumed:
                 err.print("an earlier run was interrupted; going on where it stopped")
             task = BatchTask(recommender, folder, events, n, tuple(stored))
-            total = _adapt(task, summary, rows, work, progress, engine, workers)
+            total, warnings = _adapt(task, rows, work, progress, engine, workers)
     except KeyboardInterrupt:
         err.print("[yellow]what was done is kept: run it again to go on[/]")
         raise
-    warnings = [w for w in (encoding_warning(events), *summary.warnings) if w]
+    warnings = [w for w in (encoding_warning(events), *warnings) if w]
     _warn(warnings)
     if as_json:
         made = {"entities": total, "file": str(out_file), "version": recommender.version, "resumed": work.resumed}
@@ -254,18 +253,18 @@ def adapt_command(
 
 def _adapt(
     task: BatchTask,
-    summary: EventSummary,
     rows: int,
     work: ResumableJob,
     progress: Progress,
     engine: ExecutionBackend,
     workers: int | None,
-) -> int:
-    """Recommend to all entities of a table of `rows` events, about; return the number of entities. The events are added
-    to a summary, unless an earlier run has read them."""
+) -> tuple[int, list[str]]:
+    """Recommend to all entities of a table of `rows` events, about; return the number of entities, and warnings about
+    the events, whichever process has read them."""
+    summary = new_summary(task.recommender)
     bar = progress.add_task("reading events", total=rows, note="")
     tables = partial(read_tables, task.events, task.recommender, summary)
-    parts = work.parts(tables, rows, lambda count: progress.advance(bar, count))
+    parts, warnings = work.parts(tables, rows, lambda count: progress.advance(bar, count), lambda: summary.warnings)
     progress.remove_task(bar)
     bar = progress.add_task("adapting to events", total=sum(parts.values()), note="")
     with backend(engine, workers) as run_chunks:
@@ -280,7 +279,7 @@ def _adapt(
                 progress.advance(bar, size)
             else:
                 work.write_results(part, RESULT_SCHEMA, compute)
-    return work.finish(parts, RESULT_SCHEMA)
+    return work.finish(parts, RESULT_SCHEMA), warnings
 
 
 def add_to(app: typer.Typer) -> None:

@@ -86,7 +86,7 @@ def test_killed_at_any_instant_it_goes_on_and_writes_the_same_file(command, bund
 
 def test_it_goes_on_only_with_the_same_job(command, model, items, tmp_path, small_parts, monkeypatch):
     events, out = tmp_path / "events.csv", tmp_path / "out.parquet"
-    frame = table(items, 60, 4)
+    frame = table(items, 60, 4).assign(time=10**11)
     frame.to_csv(events, index=False)
     real, parts = pq.ParquetWriter.write_table, []
 
@@ -100,8 +100,11 @@ def test_it_goes_on_only_with_the_same_job(command, model, items, tmp_path, smal
     asked = ("adapt", model, "--events", events, "--out", out)
     assert "run it again" in command(*asked, code=130)
     assert len(left(tmp_path / ".adapt-out.parquet" / "made")) == 3 and not out.exists()
-    assert command.json(*asked)["resumed"] is True
+    resumed = command.json(*asked)
+    assert resumed["resumed"] is True
     assert left(tmp_path) == ["events.csv", "out.parquet"]
+    (warning,) = resumed["warnings"]
+    assert "1973" in warning, "what was odd about the events is said again, though they were not read again"
     whole = out.read_bytes()
     del parts[:]
     command(*asked, code=130)
