@@ -12,7 +12,7 @@ from pipelines.experiments.comparison_storage import store_comparison
 from pipelines.experiments.evaluation_protocol import FLAGSHIPS, EvaluationProtocol, split_name
 from pipelines.experiments.finished_runs import finished_run
 from pipelines.experiments.meta_validation import VALIDATION_ROWS
-from pipelines.experiments.method_cost import COST_ENTITIES, mean_cost, method_cost
+from pipelines.experiments.method_cost import greatest_episodes, mean_cost, method_cost
 from pipelines.experiments.method_failures import MethodFailures
 from pipelines.experiments.method_origin import MethodOrigin, origin_of_baseline, origin_of_run
 from pipelines.experiments.process_timer import ProcessTimer
@@ -23,7 +23,7 @@ from pipelines.experiments.training_run import TrainingResult, train_run
 from pipelines.experiments.tuned_baselines import TunedBaselines, baselines_for
 from pipelines.workspace import Workspace, find_recipe, recipe_names
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.core.types import IntArray, Params, TaskBatch
+from recsys_meta.core.types import IntArray, Params
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.evaluation.baseline_tuning import TunedBaseline, TuningReport, edge_warnings
 from recsys_meta.evaluation.cold_start import UnadaptedPredictor, adaptation_effect, cold_start, episodes_at
@@ -261,16 +261,9 @@ class _EvaluationSetup:
 
     def cost(self, predictor: Predictor, params: Params, timer: ProcessTimer) -> MethodCost:
         """Cost of a fitted method on this evaluation's newcomers."""
-        return method_cost(predictor, params, self._greatest_episodes(), timer)
-
-    def _greatest_episodes(self) -> TaskBatch | None:
-        """Episodes of at most COST_ENTITIES entities with the most shots that some reach; None where nobody has one."""
-        schema, points = self.inputs.data.schema, self.protocol.points(self.inputs.data)
-        for k in sorted(points, reverse=True):
-            enough = self.entities[self.index.has_support(self.entities, k, schema.min_query, schema.query_from)]
-            if len(enough):
-                return episodes_at(self.inputs.data, self.index, enough[:COST_ENTITIES], k, 1)
-        return None
+        points = self.protocol.points(self.inputs.data)
+        episodes = greatest_episodes(self.inputs.data, self.index, self.entities, points)
+        return method_cost(predictor, params, episodes, timer)
 
     def newcomers(self) -> Newcomers:
         """Describe the entities that are evaluated; popularity is that among the rows of the training."""

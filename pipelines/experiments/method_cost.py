@@ -9,7 +9,10 @@ import torch
 
 from pipelines.experiments.comparison import MethodCost
 from pipelines.experiments.process_timer import ProcessTimer
-from recsys_meta.core.types import Params, TaskBatch
+from recsys_meta.core.dataset import Dataset
+from recsys_meta.core.types import IntArray, Params, TaskBatch
+from recsys_meta.episodes.event_index import EventIndex
+from recsys_meta.evaluation.cold_start import episodes_at
 from recsys_meta.inference.state_codec import quantize
 from recsys_meta.models.protocols import Predictor
 
@@ -21,6 +24,16 @@ def method_cost(predictor: Predictor, params: Params, newcomers: TaskBatch | Non
     """Cost of a fitted method; the bytes are those that a server caches for each of the newcomers, their mean."""
     parameters = sum(v.numel() for v in params.values())
     return MethodCost(timer.seconds, timer.processor_seconds, parameters, _state_bytes(predictor, params, newcomers))
+
+
+def greatest_episodes(data: Dataset, index: EventIndex, entities: IntArray, shots: Sequence[int]) -> TaskBatch | None:
+    """Episodes of at most COST_ENTITIES entities with the most shots that some reach; None where nobody has one."""
+    schema = data.schema
+    for k in sorted(shots, reverse=True):
+        enough = entities[index.has_support(entities, k, schema.min_query, schema.query_from)]
+        if len(enough):
+            return episodes_at(data, index, enough[:COST_ENTITIES], k, 1)
+    return None
 
 
 @torch.no_grad()

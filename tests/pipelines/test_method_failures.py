@@ -1,14 +1,20 @@
 """Comparisons in which single methods fail: they are told and left out, and all others are there."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from pipelines.commands.comparison_output import SummaryOutput
 from pipelines.experiments import comparison_run
+from pipelines.experiments.comparison import Comparison, MethodCurves, MethodFailure
+from pipelines.experiments.dataset_sources import DatasetSource
 from pipelines.experiments.method_failures import MethodFailures
 from pipelines.experiments.training_steps import TrainingInterruption
 from pipelines.experiments.tuned_baselines import TunedBaselines
 from recsys_meta.core.errors import ConfigError, RecsysMetaError
+from recsys_meta.evaluation.curve import ColdStartCurve
 
 SMALL = ("compare", "--dataset", "simulated-users", "--shots", "0,3", "--seeds", "2")
 
@@ -54,6 +60,20 @@ def test_a_comparison_of_which_nothing_remains_is_an_error(command, failing):
 def test_a_learner_that_does_not_serve_the_objective_is_refused_before_anything_is_trained(command, failing):
     complaint = command(*SMALL, "--learners", "maml,din", "--baselines", "popularity", code=1)
     assert "'din' serves objective choice" in complaint and "training maml" not in complaint
+
+
+def test_a_method_that_failed_on_one_of_several_data_sets_is_in_the_exit_status_and_the_file(tmp_path, capsys):
+    curve = ColdStartCurve("popularity", np.arange(3), {1: {"ndcg@10": np.array([0.1, 0.2, 0.3])}})
+    method = MethodCurves("popularity", "baseline", {0: curve})
+    whole = Comparison("shop", "new", ("ndcg@10",), (1,), [method])
+    lame = replace(whole, dataset="film", failures=(MethodFailure("maml", 0, "no memory"),))
+    output = SummaryOutput(tmp_path / "all.json")
+    for result in (lame, whole):
+        output.add(DatasetSource(result.dataset, tmp_path, result.dataset), [result])
+    assert output.finish() == 1
+    (failed,) = json.loads((tmp_path / "all.json").read_text())["failed"]
+    assert (failed["dataset"], failed["method"], failed["reason"]) == ("film", "maml", "no memory")
+    assert "failed: maml, seed 0: no memory" in capsys.readouterr().err
 
 
 def test_nothing_is_kept_silent_that_ends_a_comparison():
