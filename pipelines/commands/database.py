@@ -22,6 +22,7 @@ from recsys_meta.store.entities.impressions import prune_impressions
 from recsys_meta.store.entities.newcomer_results import prune_newcomer_results
 from recsys_meta.store.entities.outcomes import prune_outcomes
 from recsys_meta.store.model_registry.guardrail import prune_alerts
+from recsys_meta.store.tracking.evaluations import prune_evaluations
 from recsys_meta.store.tracking.paired_tests import prune_paired_tests
 from recsys_meta.store.tracking.runs import prune_runs
 
@@ -207,7 +208,7 @@ def prune_command(
     as_json: Json = False,
 ) -> None:
     """Delete what is old: ended runs with metrics, adaptations, impressions, outcomes, explorations, ended alerts,
-    newcomers of evaluations, and paired tests of evaluations of no version."""
+    newcomers of evaluations; of evaluations of no published version the points and paired tests."""
     before = datetime.now(UTC) - timedelta(days=days)
     workspace = Workspace()
     with workspace.session() as session:
@@ -220,6 +221,7 @@ def prune_command(
             "alerts": prune_alerts(session, before),
             "newcomer_results": prune_newcomer_results(session, before),
             "paired_tests": prune_paired_tests(session, before),
+            "evaluations": prune_evaluations(session, before),
         }
     _sum_days(workspace)
     log_emptied = _empty_log(workspace)

@@ -399,6 +399,7 @@ def test_the_database_goes_down_and_up_with_its_rows(command, run):
         "alerts": 0,
         "newcomer_results": 0,
         "paired_tests": 0,
+        "evaluations": 0,
         "log_emptied": True,
     }
 

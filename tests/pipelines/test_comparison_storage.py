@@ -22,6 +22,7 @@ from recsys_meta.evaluation.newcomers import describe_newcomers, item_popularity
 from recsys_meta.store.database.engine import connect
 from recsys_meta.store.entities.entities import erase_entity
 from recsys_meta.store.entities.newcomer_results import prune_newcomer_results
+from recsys_meta.store.tracking.evaluations import page_evaluations, prune_evaluations
 from recsys_meta.store.tracking.paired_tests import curve_tests, prune_paired_tests
 from recsys_meta.store.tracking.segment_tables import segment_tables
 from recsys_meta.store.tracking.version_curve import version_curve
@@ -178,7 +179,13 @@ def test_a_versions_tests_outlive_pruning_and_its_page_finds_them(result, worksp
         ahead = later(10**10)
         assert prune_paired_tests(session, ahead) == len(result.tests)
         assert prune_newcomer_results(session, ahead) > 0
-        assert curve_tests(session, curve)
+        assert prune_evaluations(session, later(0)) == 0
+        points = len(page_evaluations(session, limit=1000).items)
+        removed = prune_evaluations(session, ahead)
+        kept = page_evaluations(session, limit=1000).items
+        assert 0 < removed == points - len(kept)
+        assert {point.created for point in kept} == {curve.created} and len({point.method for point in kept}) > 1
+        assert curve_tests(session, curve) and version_curve(session, "shop-model", "v1") == curve
 
 
 def test_every_newcomer_is_in_the_file_and_nobody_is_named(result, workspace, tmp_path):

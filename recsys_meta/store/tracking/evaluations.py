@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import insert, select
+from sqlalchemy import delete, exists, func, insert, select
 from sqlalchemy.orm import Session
 
 from recsys_meta.store.database.bulk_insert import table_of
@@ -91,6 +91,21 @@ def evaluations_with_run(session: Session, run: str) -> list[EvaluationRecord]:
         same = EvaluationRecord.dataset == dataset, EvaluationRecord.created == created
         rows += session.scalars(select(EvaluationRecord).where(*same).order_by(EvaluationRecord.id))
     return rows
+
+
+def prune_evaluations(session: Session, before: datetime) -> int:
+    """Delete the points of evaluations made before a time in which no version of a model was measured; return how many.
+
+    Those beside a version's curve stay with it.
+    """
+    rows, measured = table_of(EvaluationRecord), table_of(EvaluationRecord).alias("measured")
+    is_of_version = exists().where(
+        measured.c.dataset == rows.c.dataset, measured.c.created == rows.c.created, measured.c.model.is_not(None)
+    )
+    old = rows.c.created < before, ~is_of_version
+    count = session.scalar(select(func.count()).select_from(rows).where(*old)) or 0
+    session.execute(delete(rows).where(*old))
+    return count
 
 
 def _point_key(row: EvaluationRecord) -> tuple[object, ...]:

@@ -102,14 +102,10 @@ class WatchedPage:
         )
 
     def complaints(self) -> list[str]:
-        """What axe-core finds that is serious or critical."""
+        """What axe-core finds, however light it takes it."""
         self.page.evaluate(AXE.read_text(encoding="utf-8"))
         report = self.page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")
-        return [
-            f"{one['id']}: {one['nodes'][0]['html']}"
-            for one in report["violations"]
-            if one["impact"] in ("serious", "critical")
-        ]
+        return [f"{one['id']} ({one['impact']}): {one['nodes'][0]['html']}" for one in report["violations"]]
 
     def background(self) -> str:
         """The colour of the page."""
