@@ -177,6 +177,8 @@ def _folder_name(label: str, used: Collection[str]) -> str:
 def _print(result: Comparison) -> None:
     metric = result.metrics[0]
     print_rich(report.curve_table(result, metric))
+    if result.is_catalogue_shrinking:
+        out.print(report.SHRINKING, style="dim")
     if result.shares:
         out.print()
         print_rich(report.share_table(result))

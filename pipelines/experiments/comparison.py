@@ -223,6 +223,21 @@ class Comparison:
         """Mean over seeds at one point, NaN without entities."""
         return mean_over_seeds(metric, values_of_seeds(list(method.curves.values()), shots, metric))[0]
 
+    def gains_of_adapting(self, metric: str) -> list[float] | None:
+        """Return by how much adapting makes the mean of the first learner better at each point, above 0 whatever the
+        metric; None where no learner was measured unadapted."""
+        means = {m.name: m for m in self.methods}
+        learner = next((m for m in self.methods if f"{m.name}-unadapted" in means), None)
+        if learner is None:
+            return None
+        other, sign = means[f"{learner.name}-unadapted"], -1.0 if metric in LOWER_IS_BETTER else 1.0
+        return [sign * (self.mean(learner, k, metric) - self.mean(other, k, metric)) for k in self.shots]
+
+    @property
+    def is_catalogue_shrinking(self) -> bool:
+        """Whether events known leave the catalogue that is ranked, so that points of a curve are not of one task."""
+        return self.bundle is not None and self.bundle.schema.objective == "ranking"
+
     def best_baseline(self, shots: int, metric: str) -> MethodCurves | None:
         """Best baseline at one point; None without a baseline whose metric is a number."""
         sign = -1.0 if metric in LOWER_IS_BETTER else 1.0

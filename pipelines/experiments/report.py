@@ -87,8 +87,19 @@ def curve_table(result: Comparison, metric: str) -> Table:
     for failure in result.failures:
         table.add_row(escape(failure.method), "failed", style="red")
     table.add_section()
+    gains = result.gains_of_adapting(metric)
+    if gains is not None:
+        table.add_row("adapting adds", *map(_signed, gains))
     table.add_row("newcomers", *(str(n) for n in _remaining(result, metric)), style="dim")
     return table
+
+
+SHRINKING = (
+    "Events known leave the catalogue, so the more of them there are, the harder is what is left to rank: compare "
+    "methods within a column, not columns. By how much adapting helps is what the first learner has with the events "
+    "less without them."
+)
+"""What tables of rankings say of their columns."""
 
 
 def share_table(result: Comparison) -> Table:
@@ -116,6 +127,10 @@ def _shots_table(title: str, result: Comparison) -> Table:
 def _average(values: list[float]) -> float:
     finite = [v for v in values if math.isfinite(v)]
     return sum(finite) / len(finite) if finite else -math.inf
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}" if math.isfinite(value) else "-"
 
 
 def _cell(value: float, best: bool) -> str:
@@ -247,6 +262,7 @@ def report_page(result: Comparison, command: str, curve: bytes, reliability: byt
         costs=COSTS,
         version=__version__,
         spread=_spread(result),
+        shrinking=SHRINKING if result.is_catalogue_shrinking else "",
         png=base64.b64encode(curve).decode(),
         reliability=base64.b64encode(reliability or b"").decode(),
         tests=[

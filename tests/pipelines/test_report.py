@@ -1,13 +1,15 @@
 """Reports of a comparison: what is bold, which tests they show, and that they load nothing from elsewhere."""
 
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from pipelines.experiments.comparison import Comparison, MethodCurves
 from pipelines.experiments.paper_tables import latex_table, markdown_table
-from pipelines.experiments.report import write_plots, write_report
+from pipelines.experiments.report import curve_table, write_plots, write_report
 from pipelines.experiments.training_report import plot_courses
 from recsys_meta.evaluation.curve import ColdStartCurve
 
@@ -56,6 +58,30 @@ def test_a_report_says_what_was_tested_and_loads_nothing(result, tmp_path):
         assert title in page
     assert "abc123" in page and "recsys-meta compare" in page
     assert not re.search('(src|href)="(?!data:)', page)
+
+
+def test_the_table_says_what_adapting_adds_and_that_supports_leave_the_catalogue(result, tmp_path):
+    """A curve of rankings falls where supports leave the catalogue; what adapting adds rises."""
+    assert result.gains_of_adapting(METRIC) == pytest.approx([0.0, 0.3])
+    table = curve_table(result, METRIC)
+    (row,) = zip(*(list(column.cells)[-2:-1] for column in table.columns), strict=True)
+    assert row == ("adapting adds", "+0.000", "+0.300")
+    for objective, is_said in (("ranking", True), ("click", False)):
+        result.bundle = SimpleNamespace(schema=SimpleNamespace(objective=objective))
+        write_report(result, tmp_path, "recsys-meta compare")
+        assert ("leave the catalogue" in (tmp_path / "report.html").read_text()) == is_said
+    result.methods = result.methods[2:]
+    assert result.gains_of_adapting(METRIC) is None
+
+
+def test_a_loss_that_falls_is_a_gain():
+    def of(name, *means):
+        made = curves(name, "learner", *means)
+        values = {k: {"logloss": v[METRIC]} for k, v in made.curves[0].values.items()}
+        return replace(made, curves={0: ColdStartCurve(name, np.arange(40), values)})
+
+    loss = Comparison("shop", "new", ("logloss",), SHOTS, [of("a", 0.5, 0.4), of("a-unadapted", 0.5, 0.5)])
+    assert loss.gains_of_adapting("logloss") == pytest.approx([0.0, 0.1])
 
 
 def test_plots_are_images_for_papers(result, tmp_path):
