@@ -80,7 +80,8 @@ async def compare_runs(
     def read(session: Session) -> dict[str, Any]:
         rows = [runs.get_run(session, id) for id in ids]
         charts = [chart for key in ("loss", "valid") if (chart := _compared(session, rows, key)) is not None]
-        return {"runs": rows, "charts": charts, "latest": runs.latest_metrics(session, ids)}
+        figures = {"latest": runs.latest_metrics(session, ids), "steps": runs.latest_steps(session, ids)}
+        return {"runs": rows, "charts": charts, **figures}
 
     values = await page.read(read)
     changes = changed_settings([_settings(one) for one in values["runs"]])

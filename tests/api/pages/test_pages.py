@@ -240,6 +240,9 @@ def test_runs_are_paged_and_compared(server: Served, light: str) -> None:
     assert [len(one) for one in shown] == [50, 10]
     assert len({*shown[0], *shown[1]}) == 60
     assert not re.findall(r'value="run-', get(server, "runs?status=finished"))
+    beside = get(server, "runs/compare?run=run-59&run=run-1")
+    row = beside[beside.index('<th scope="row">run-59') :].partition("</tr>")[0]
+    assert re.findall(r'<td class="figure">([^<]*)</td>', row)[:2] == ["42", "0.25"]
     changed = get(server, "runs/compare?run=run-1&run=run-2")
     assert "train.steps" in changed
     assert "train.rate" not in changed
