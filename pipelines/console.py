@@ -60,19 +60,27 @@ def print_json(value: Any) -> None:
 
 
 def print_table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], unwrapped: Collection[str] = ("run",)
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    unwrapped: Collection[str] = ("run",),
+    whole_names: Collection[str] = (),
 ) -> None:
     """Print a table, with columns of numbers set flush right.
 
-    Times are not wrapped, nor columns whose values users type again (`unwrapped`); off a terminal nothing is. Text is
-    escaped: an id may look like markup.
+    Times are not wrapped, nor columns whose values users type again (`unwrapped`); of those in `whole_names` the name
+    is not, though the values may be. Off a terminal nothing is wrapped. Text is escaped: an id may look like markup.
     """
     table = Table(title=escape(title), show_edge=False, pad_edge=False)
     for i, name in enumerate(columns):
         numbers = bool(rows) and all(isinstance(row[i], int | float | None) for row in rows)
         times = bool(rows) and all(isinstance(row[i], datetime | None) for row in rows)
         table.add_column(
-            name, justify="right" if numbers else "left", overflow="fold", no_wrap=times or name in unwrapped
+            name,
+            justify="right" if numbers else "left",
+            overflow="fold",
+            no_wrap=times or name in unwrapped,
+            min_width=len(name) if name in whole_names else None,
         )
     for row in rows:
         table.add_row(*(escape(_cell(v)) for v in row))
@@ -89,6 +97,11 @@ def print_rich(table: Table) -> None:
     else:
         wide = Console(file=out.file, width=10_000, highlight=False)
         wide.print(table, width=wide.measure(table).maximum, crop=False)
+
+
+def is_narrow(width: int) -> bool:
+    """Return whether a table of so many columns has to be broken; off a terminal none has."""
+    return (out.is_terminal or "COLUMNS" in os.environ) and out.width < width
 
 
 def _cell(value: object) -> str:

@@ -9,13 +9,16 @@ from typing import Annotated, cast
 import typer
 from rich.markup import escape
 
-from pipelines.console import Json, Limit, out, print_json, print_table
+from pipelines.console import Json, Limit, is_narrow, out, print_json, print_table
 from pipelines.workspace import Workspace
 from recsys_meta.store.tracking.runs import get_run, latest_metrics, page_runs, run_metrics
 from recsys_meta.store.tracking.setting_tables import changed_settings, flat_settings
 from recsys_meta.store.tracking.tables import RunRecord
 
 app = typer.Typer(no_args_is_help=True)
+
+_COLUMNS = ("run", "recipe", "data set", "status", "valid")
+_WIDE = 120  # columns that the settings and the reason need beside the rest
 
 
 @app.command("list")
@@ -32,11 +35,18 @@ def list_runs_command(limit: Limit = 20, as_json: Json = False) -> None:
     if as_json:
         print_json(rows)
         return
-    lines = [
-        (r["id"], r["recipe"], r["dataset"], r["status"], r["metrics"].get("valid"), _pairs(r["settings"]), r["reason"])
-        for r in rows  # an id has its time
-    ]
-    print_table("Runs", ("run", "recipe", "data set", "status", "valid", "settings", "reason"), lines)
+    # An id has its time.
+    lines = [(r["id"], r["recipe"], r["dataset"], r["status"], r["metrics"].get("valid")) for r in rows]
+    more = [(_pairs(r["settings"]), r["reason"]) for r in rows]
+    if not is_narrow(_WIDE):
+        whole = [(*line, *words) for line, words in zip(lines, more, strict=True)]
+        print_table("Runs", (*_COLUMNS, "settings", "reason"), whole)
+        return
+    print_table("Runs", _COLUMNS, lines, unwrapped=("run", "status"))
+    for line, words in zip(lines, more, strict=True):
+        said = "; ".join(filter(None, words))
+        if said:
+            out.print(f"[bold]{escape(line[0])}[/]  {escape(said)}")
 
 
 def _own_settings(page: Sequence[RunRecord]) -> dict[str, dict[str, str]]:
@@ -76,9 +86,10 @@ def compare_runs_command(
     if as_json:
         print_json({"runs": names, **about, "settings": settings, "metrics": metrics})
         return
-    print_table("Runs", ("", *names), [(key, *values) for key, values in about.items()], unwrapped=names)
-    print_table("Settings that differ", ("setting", *names), [(k, *v) for k, v in settings.items()], unwrapped=names)
-    print_table("Latest figures", ("figure", *names), [(k, *v) for k, v in metrics.items()], unwrapped=names)
+    tables = ("Runs", "", about), ("Settings that differ", "setting", settings), ("Latest figures", "figure", metrics)
+    for title, name, values in tables:
+        lines = [(key, *cells) for key, cells in values.items()]
+        print_table(title, (name, *names), lines, unwrapped=(name,), whole_names=names)
 
 
 @app.command("export")

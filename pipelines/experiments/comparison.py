@@ -235,7 +235,7 @@ class Comparison:
 
     @property
     def is_catalogue_shrinking(self) -> bool:
-        """Whether events known leave the catalogue that is ranked, so that points of a curve are not of one task."""
+        """Return whether events known leave the catalogue that is ranked: columns are not of one task then."""
         return self.bundle is not None and self.bundle.schema.objective == "ranking"
 
     def best_baseline(self, shots: int, metric: str) -> MethodCurves | None:

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
+from pipelines import console
 from pipelines.commands import stage_progress, train
 from pipelines.console import print_table
 from recsys_meta.store.database import migrate
@@ -15,7 +16,7 @@ from recsys_meta.store.database.clock import utcnow
 from recsys_meta.store.database.engine import connect, session
 from recsys_meta.store.entities.adaptations import NewAdaptation, save_adaptations
 from recsys_meta.store.entities.events import NewEvent, insert_events
-from recsys_meta.store.tracking.runs import MetricPoint, log_metrics, start_run
+from recsys_meta.store.tracking.runs import MetricPoint, log_metrics, set_run_status, start_run
 from recsys_meta.training.trainer import TrainStep
 from tests.fixtures.services import wait
 from tests.pipelines.conftest import Command
@@ -140,6 +141,28 @@ def test_runs_are_compared(tracked):
     assert "train.rate" in tracked("runs", "compare", "one", "three")
     assert "two runs or more" in tracked("runs", "compare", "one", "one", code=2)
     assert "no run 'four'" in tracked("runs", "compare", "one", "four", code=1)
+
+
+def test_on_eighty_columns_no_name_is_lost_or_broken(tracked, monkeypatch):
+    """Settings stand beneath the list of runs; beside one another a long value is folded and not what it is of."""
+    engine = connect(f"sqlite:///{tracked.home / 'recsys-meta.db'}")
+    ids = [f"20260101-00000{n}-abcdef" for n in (1, 2)]
+    with session(engine) as s:
+        for id, members in zip(ids, (["popularity"] * 12, []), strict=True):
+            config = {"ensemble": {"members": members}, "train": {"a_setting_with_a_name": len(members)}}
+            start_run(s, recipe="flagship", dataset="movielens-100k", learner="maml", config=config, seed=0, run=id)
+            set_run_status(s, id, "failed", reason="a loss is not finite")
+    engine.dispose()
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(console.out, "_width", 80)  # rich reads it when the console is made
+    listed = tracked("runs", "list")
+    assert max(map(len, listed.splitlines())) <= 80
+    (row,) = (line for line in listed.splitlines() if line.startswith(ids[0]) and "│" in line)
+    assert [cell.strip() for cell in row.split("│")] == [ids[0], "flagship", "movielens-100k", "failed", "-"]
+    assert f"{ids[1]}  " in listed and "a_setting_with_a_name=12" in listed and "is not finite" in listed
+    compared = tracked("runs", "compare", *ids)
+    for word in (*ids, "ensemble.members", "train.a_setting_with_a_name"):
+        assert word in compared
 
 
 def test_a_title_is_one_line_however_narrow_its_table(capsys, monkeypatch):
