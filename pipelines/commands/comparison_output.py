@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from pipelines.console import err, out, print_rich
+from pipelines.console import err, is_narrow, out, print_rich
 from pipelines.experiments import report, summary_report
 from pipelines.experiments.comparison import Comparison, JsonPart, as_json, json_part, merge_json
 from pipelines.experiments.dataset_sources import DatasetSource
@@ -41,6 +41,9 @@ PlotsFolder = Annotated[
     Path | None, typer.Option("--plots", help="Write the curve of each metric as PNG and SVG into this folder.")
 ]
 MinQuery = Annotated[int | None, typer.Option(min=1, help="Query rows a newcomer needs to count at a point.")]
+
+
+_WIDE = 130  # columns that the costs of methods need beside their curves
 
 
 def command_line() -> str:
@@ -176,7 +179,11 @@ def _folder_name(label: str, used: Collection[str]) -> str:
 
 def _print(result: Comparison) -> None:
     metric = result.metrics[0]
-    print_rich(report.curve_table(result, metric))
+    narrow = is_narrow(_WIDE)
+    print_rich(report.curve_table(result, metric, with_costs=not narrow))
+    if narrow and report.has_costs(result):
+        out.print()
+        print_rich(report.cost_table(result))
     if result.is_catalogue_shrinking:
         out.print(report.SHRINKING, style="dim")
     if result.shares:

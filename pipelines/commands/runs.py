@@ -44,9 +44,9 @@ def list_runs_command(limit: Limit = 20, as_json: Json = False) -> None:
         return
     print_table("Runs", _COLUMNS, lines, unwrapped=("run", "status"))
     for line, words in zip(lines, more, strict=True):
-        said = "; ".join(filter(None, words))
-        if said:
-            out.print(f"[bold]{escape(line[0])}[/]  {escape(said)}")
+        text = "; ".join(filter(None, words))
+        if text:
+            out.print(f"[bold]{escape(line[0])}[/]  {escape(text)}")
 
 
 def _own_settings(page: Sequence[RunRecord]) -> dict[str, dict[str, str]]:

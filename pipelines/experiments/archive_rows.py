@@ -32,15 +32,15 @@ def _checked(table: str, columns: Mapping[str, Column[Any]], row: Mapping[str, A
     unknown = sorted(row.keys() - columns.keys())
     if unknown:
         raise ValueError(f"'{table}' has no column '{unknown[0]}'")
-    found: dict[str, Any] = {}
+    cells: dict[str, Any] = {}
     for name, column in columns.items():
         value = row.get(name)
         if value is None and not column.nullable:
             raise ValueError(f"a row of '{table}' has no '{name}'")
         if value is not None and not _fits(value, column):
             raise ValueError(f"a row of '{table}' has {value!r:.60} as its '{name}'")
-        found[name] = value
-    return found
+        cells[name] = value
+    return cells
 
 
 def _fits(value: object, column: Column[Any]) -> bool:

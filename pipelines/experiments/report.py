@@ -64,12 +64,12 @@ COSTS: tuple[tuple[str, Number], ...] = (
 """Costs of a method in tables: a title, and the number as text."""
 
 
-def curve_table(result: Comparison, metric: str) -> Table:
+def curve_table(result: Comparison, metric: str, *, with_costs: bool = True) -> Table:
     """Table of methods by shots, best first; the best of each column is bold, the last row counts the entities."""
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     title = f"{NAMES.get(metric, metric)} on meta-test newcomers of {result.dataset} ({result.scenario})"
     table = _shots_table(title, result)
-    costs = [title for title, _ in COSTS] if any(m.cost for m in result.methods) else []
+    costs = [title for title, _ in COSTS] if with_costs and has_costs(result) else []
     for title in costs:
         table.add_column(title, justify="right", style="dim")
     means = {m.name: [result.mean(m, k, metric) for k in result.shots] for m in result.methods}
@@ -91,6 +91,23 @@ def curve_table(result: Comparison, metric: str) -> Table:
     if gains is not None:
         table.add_row("adapting adds", *map(_signed, gains))
     table.add_row("newcomers", *(str(n) for n in _remaining(result, metric)), style="dim")
+    return table
+
+
+def has_costs(result: Comparison) -> bool:
+    """Return whether any method's cost is known."""
+    return any(m.cost for m in result.methods)
+
+
+def cost_table(result: Comparison) -> Table:
+    """Table of what each method costs, where the table of its curve has no place for that."""
+    table = Table(show_edge=False, pad_edge=False, style="dim")
+    table.add_column("method", no_wrap=True)
+    for title, _ in COSTS:
+        table.add_column(title, justify="right")
+    for m in result.methods:
+        if m.cost is not None:
+            table.add_row(m.name, *(number(m.cost) for _, number in COSTS))
     return table
 
 
@@ -118,9 +135,9 @@ def share_table(result: Comparison) -> Table:
 def _shots_table(title: str, result: Comparison) -> Table:
     """Table with a column for the method and one for each number of shots, without rows."""
     table = Table(title=escape(title), title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
-    table.add_column("method")
+    table.add_column("method", no_wrap=True)
     for k in result.shots:
-        table.add_column(f"{k} shots" if k == result.shots[0] else str(k), justify="right")
+        table.add_column(f"{k} shots" if k == result.shots[0] else str(k), justify="right", no_wrap=True)
     return table
 
 

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipelines.experiments.comparison import Comparison, MethodCurves
+from pipelines import console
+from pipelines.commands import comparison_output
+from pipelines.experiments.comparison import Comparison, MethodCost, MethodCurves
 from pipelines.experiments.paper_tables import latex_table, markdown_table
 from pipelines.experiments.report import curve_table, write_plots, write_report
 from pipelines.experiments.training_report import plot_courses
@@ -72,6 +74,27 @@ def test_the_table_says_what_adapting_adds_and_that_supports_leave_the_catalogue
         assert ("leave the catalogue" in (tmp_path / "report.html").read_text()) == is_said
     result.methods = result.methods[2:]
     assert result.gains_of_adapting(METRIC) is None
+
+
+def test_on_eighty_columns_a_table_of_six_points_is_whole(capsys, monkeypatch):
+    """Costs stand in a table of their own there."""
+    shots = (0, 1, 3, 5, 10, 20)
+    values = {k: {METRIC: np.full(40, 0.5 + k / 100)} for k in shots}
+    names = ("flagship", "flagship-unadapted", "local-popularity")
+    methods = [
+        MethodCurves(name, "learner", {0: ColdStartCurve(name, np.arange(40), values)}, cost=MethodCost(9.5, 1, 77, 5))
+        for name in names
+    ]
+    result = Comparison("movielens-100k", "new-users/time-support/split-by-seed", (METRIC,), shots, methods)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(console.out, "_width", 80)
+    comparison_output.print_comparison([result])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines if "│" in line) <= 80
+    for name in names:
+        points, cost = (re.split(r" +│ +", line.strip()) for line in lines if line.startswith(f"{name} "))
+        assert points[1:] == ["0.500", "0.510", "0.530", "0.550", "0.600", "0.700"]
+        assert cost[1:] == ["9.5", "1.0", "77", "5"]
 
 
 def test_a_loss_that_falls_is_a_gain():

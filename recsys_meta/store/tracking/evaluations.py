@@ -98,9 +98,9 @@ def prune_evaluations(session: Session, before: datetime) -> int:
 
     Those beside a version's curve stay with it.
     """
-    rows, measured = table_of(EvaluationRecord), table_of(EvaluationRecord).alias("measured")
+    rows, own = table_of(EvaluationRecord), table_of(EvaluationRecord).alias("own")
     is_of_version = exists().where(
-        measured.c.dataset == rows.c.dataset, measured.c.created == rows.c.created, measured.c.model.is_not(None)
+        own.c.dataset == rows.c.dataset, own.c.created == rows.c.created, own.c.model.is_not(None)
     )
     old = rows.c.created < before, ~is_of_version
     count = session.scalar(select(func.count()).select_from(rows).where(*old)) or 0
