@@ -258,10 +258,15 @@ class Comparison:
         return differences
 
     def against_all_methods(self, metric: str) -> list[PairedComparison]:
-        """Paired differences of the first learner and every other method at each point."""
+        """Paired differences of the first learner and every other method at each point, and of each other learner and
+        the baseline that is best there."""
         learners = [m for m in self.methods if m.role in ("flagship", "learner")]
         others = [m for m in self.methods if learners and m is not learners[0]]
-        return [self.difference(learners[0], other, k, metric) for other in others for k in self.shots]
+        best = [(k, baseline) for k in self.shots if (baseline := self.best_baseline(k, metric)) is not None]
+        return [
+            *(self.difference(learners[0], other, k, metric) for other in others for k in self.shots),
+            *(self.difference(one, baseline, k, metric) for one in learners[1:] for k, baseline in best),
+        ]
 
     def between_learners(self, metric: str) -> list[PairedComparison]:
         """Paired differences of each learner and every one before it in the list, at each point, for ablations.

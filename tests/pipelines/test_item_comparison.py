@@ -31,6 +31,11 @@ def test_methods_for_new_items_side_by_side(prepared, tmp_path):
     assert rows["content-blend", 0, "ndcg@20"]["value"] > rows["random", 0, "ndcg@20"]["value"]
     beside = {p["against"] for p in content["beside"] if "among-all" in p["scenario"]}
     assert beside == {"served", "random", "itemknn"}
+    served = [p for p in content["beside"] if p["method"] == "served" and "among-new" in p["scenario"]]
+    assert [p["shots"] for p in served] == [0, 3] and {p["against"] for p in served} <= {"random", "itemknn"}
+    assert all(p["low"] <= p["difference"] <= p["high"] for p in served)
+    beside_known = {r["method"] for r in content["rows"] if "known-beside" in r["scenario"]}
+    assert beside_known == {"content-blend", "served", "random", "itemknn", "no-new-items", "once-trained"}
     with reading(connect(f"sqlite:///{prepared.home}/recsys-meta.db")) as session:
         stored = page_evaluations(session, method="content-blend").items
     assert {r.metric for r in stored} >= {"ndcg@20", "recall@20", "ndcg@10", "share@10"}
