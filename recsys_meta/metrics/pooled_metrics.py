@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+import scipy.sparse as sp
 
 from recsys_meta.core.types import FloatArray, IntArray
 from recsys_meta.metrics.interval import ConfidenceInterval, PairedDifference
@@ -20,6 +22,8 @@ AUC_BINS = 2000
 """Quantile bins of the scores in the bootstrap of an AUC; the AUC itself is exact."""
 ROW_METRICS = frozenset({*CLICK, *CHOICE})
 CALIBRATION_BINS = 15
+MOST_KEPT = 20_000_000
+"""Counts of a bootstrap that are kept for the next metric, at most: drawing them takes longer than their product."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,16 @@ def entity_means(metric: str, sample: RowSample, entities: IntArray) -> FloatArr
 
 
 def _resample_counts(entities: int, draws: int) -> FloatArray:
-    """Number of times each entity is drawn, [draws, entities]."""
+    """Number of times each entity is drawn, [draws, entities]; the same ones for every method and metric."""
+    return _kept_counts(entities, draws) if entities * draws <= MOST_KEPT else _draw_counts(entities, draws)
+
+
+@lru_cache(maxsize=4)
+def _kept_counts(entities: int, draws: int) -> FloatArray:
+    return _draw_counts(entities, draws)
+
+
+def _draw_counts(entities: int, draws: int) -> FloatArray:
     rng = np.random.default_rng(0)
     counts: FloatArray = rng.multinomial(entities, np.full(entities, 1 / entities), size=draws).astype(np.float64)
     return counts
@@ -185,7 +198,7 @@ def _bootstrap_replicates(metric: str, sample: RowSample, entities: IntArray, co
         return finish(counts @ table)
 
 
-def _sums_by_entity(metric: str, sample: RowSample, entities: IntArray) -> tuple[FloatArray, Finish]:
+def _sums_by_entity(metric: str, sample: RowSample, entities: IntArray) -> tuple[FloatArray | sp.csr_matrix, Finish]:
     """Sums of each entity [E, P], and the function from sums to the value of the metric."""
     position, count = np.searchsorted(entities, sample.entity), len(entities)
 
@@ -212,13 +225,12 @@ def _ratio(sums: FloatArray) -> FloatArray:
     return ratio
 
 
-def _auc_sums(sample: RowSample, position: IntArray, count: int) -> tuple[FloatArray, Finish]:
+def _auc_sums(sample: RowSample, position: IntArray, count: int) -> tuple[sp.csr_matrix, Finish]:
     quantile = _quantile_bins(sample.value, AUC_BINS)
     width = int(quantile.max()) + 1
-    positive = _labels(sample) > 0.5
-    table = np.zeros((2, count, width))
-    for side, mask in enumerate((positive, ~positive)):
-        np.add.at(table[side], (position[mask], quantile[mask]), 1.0)
+    # Sparse: an entity has rows in a few of the bins.
+    column = np.where(_labels(sample) > 0.5, quantile, width + quantile)
+    table = sp.csr_matrix((np.ones(len(column)), (position, column)), shape=(count, 2 * width))
 
     def finish(sums: FloatArray) -> FloatArray:
         positives, negatives = sums[..., :width], sums[..., width:]
@@ -226,7 +238,7 @@ def _auc_sums(sample: RowSample, position: IntArray, count: int) -> tuple[FloatA
         result: FloatArray = area / (positives.sum(-1) * negatives.sum(-1))
         return result
 
-    return np.concatenate([table[0], table[1]], 1), finish
+    return table, finish
 
 
 def _calibration_sums(sample: RowSample, position: IntArray, count: int) -> tuple[FloatArray, Finish]:
