@@ -285,7 +285,7 @@ def test_an_item_is_listed_while_first_events_are_still_read(server, monkeypatch
 
     async def stall(*_):
         reading.set()
-        await asyncio.to_thread(done.wait, 30)
+        await asyncio.to_thread(done.wait)
         return False
 
     monkeypatch.setattr(ItemEvidenceReader, "read", stall)
