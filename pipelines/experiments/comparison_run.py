@@ -93,7 +93,7 @@ def compare(
 
         tuned = TunedBaselines(inputs, notify_seed)
         for recipe in (r for r in recipes if r.name not in failures):
-            with failures.noting(recipe.name, seed):
+            with failures.catch(recipe.name, seed):
                 training, timer = _train_or_reuse(
                     workspace, recipe, inputs, tuned, notify_seed, on_step, threads=threads, reuse=reuse
                 )
@@ -103,7 +103,7 @@ def compare(
                         builders[setup.scenario].learner(setup, recipe, training, timer, first=recipe is recipes[0])
                 bundles.setdefault(seed, training.bundle_folder)
         for name in (n for n in baseline_names if n not in failures):
-            with failures.noting(name, seed), fixed_threads(threads or default_threads()):
+            with failures.catch(name, seed), fixed_threads(threads or default_threads()):
                 baseline = tuned.tune(name, shots, protocol.order)
                 notify_seed(f"evaluating {name}")
                 for setup in setups:

@@ -30,8 +30,8 @@ class MethodFailures:
         return iter(self._failures.values())
 
     @contextmanager
-    def noting(self, name: str, seed: int) -> Iterator[None]:
-        """Note an error of the block as the failure of a method; interruptions are none."""
+    def catch(self, name: str, seed: int) -> Iterator[None]:
+        """Catch an error of the block as the failure of a method; interruptions are none."""
         try:
             yield
         except TrainingInterruption:

@@ -41,6 +41,9 @@ class ProcessTimer:
 
     @classmethod
     def load(cls, folder: Path) -> ProcessTimer | None:
-        """Read the times of a run; None where nobody has written them."""
-        file = folder / FILE
-        return cls(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+        """Read the times of a run; None where there is no such file, or a damaged one."""
+        try:
+            content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            return cls(float(content["seconds"]), float(content["processor_seconds"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None

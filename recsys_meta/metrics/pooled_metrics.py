@@ -180,7 +180,7 @@ def _resample_counts(entities: int, draws: int) -> FloatArray:
     return _kept_counts(entities, draws) if entities * draws <= MOST_KEPT else _draw_counts(entities, draws)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)  # an interval and a test have other numbers of draws
 def _kept_counts(entities: int, draws: int) -> FloatArray:
     return _draw_counts(entities, draws)
 

@@ -33,6 +33,19 @@ def test_parameters_and_the_bytes_of_a_state_are_counted():
     assert method_cost(case.learner, case.params, None, timer).state_bytes is None
 
 
+def test_times_are_kept_beside_a_run(tmp_path):
+    assert ProcessTimer.load(tmp_path) is None
+    ProcessTimer(3.0, 2.0).save(tmp_path)
+    kept = ProcessTimer.load(tmp_path)
+    assert kept is not None and (kept.seconds, kept.processor_seconds) == (3.0, 2.0)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"seconds": 1.0, "processor_seconds": "?"}'])
+def test_damaged_times_are_none(tmp_path, text):
+    (tmp_path / "time.json").write_text(text)
+    assert ProcessTimer.load(tmp_path) is None
+
+
 def test_costs_of_seeds_are_averaged():
     costs = [MethodCost(1.0, 2.0, 10, 100), MethodCost(3.0, 4.0, 13, None)]
     assert mean_cost(costs) == MethodCost(2.0, 3.0, 12, 100)

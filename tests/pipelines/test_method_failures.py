@@ -79,13 +79,13 @@ def test_a_method_that_failed_on_one_of_several_data_sets_is_in_the_exit_status_
 def test_nothing_is_kept_silent_that_ends_a_comparison():
     notes = []
     going = MethodFailures(True, notes.append)
-    with pytest.raises(TrainingInterruption), going.noting("maml", 0):
+    with pytest.raises(TrainingInterruption), going.catch("maml", 0):
         raise TrainingInterruption("stopped")
-    with pytest.raises(KeyboardInterrupt), going.noting("maml", 0):
+    with pytest.raises(KeyboardInterrupt), going.catch("maml", 0):
         raise KeyboardInterrupt
     assert not list(going) and not notes
-    with pytest.raises(ConfigError), MethodFailures(False, notes.append).noting("maml", 0):
+    with pytest.raises(ConfigError), MethodFailures(False, notes.append).catch("maml", 0):
         raise ConfigError("no")
-    with going.noting("maml", 3):
+    with going.catch("maml", 3):
         raise ConfigError("no")
     assert "maml" in going and "fomaml" not in going and notes == ["maml failed and is left out: no"]
