@@ -15,8 +15,6 @@ of parameters cost nothing: the flagship's towers, and iALS with prior fitted on
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 import sys
 import time
@@ -31,6 +29,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmarks.bench_servers import drawn_events
+from benchmarks.machine import machine_facts
 from pipelines.workspace import Workspace
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.json_text import dump_json
@@ -200,13 +199,7 @@ def main() -> None:
             bundle = untrained_bundle(items)
             rows += measure("not trained", bundle, given.rounds, given.calls, given.sketch_from)
     if given.json is not None:
-        machine = {
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            "load": os.getloadavg()[0],
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        }
+        machine = machine_facts()
         command = " ".join(["python -m benchmarks.adapting", *sys.argv[1:]])
         content = {"bench": "adapting", "machine": machine, "command": command, "rows": rows}
         write_file(given.json, dump_json(content, indent=1).encode())

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.machine import machine_facts
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.json_text import dump_json
 from recsys_meta.core.types import FIRST
@@ -94,7 +94,7 @@ def main() -> None:
             print(f"{case}: {system}: {value:,.0f} {unit}", file=sys.stderr)
             rows.append({"case": case, "system": system, "value": value, "unit": unit, "ratio": None, "reference": ""})
     if given.json is not None:
-        machine = {"processor": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
+        machine = machine_facts()
         command = " ".join(["python -m benchmarks.batch", *sys.argv[1:]])
         content = {"bench": "batch", "machine": machine, "command": command, "rows": rows}
         write_file(given.json, dump_json(content, indent=1).encode())

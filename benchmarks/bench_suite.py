@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -24,9 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.bench_servers import flagship
+from benchmarks.machine import machine_facts
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.json_text import dump_json
 from recsys_meta.data import prepare_named
@@ -143,13 +140,7 @@ def main(words: Sequence[str] | None = None) -> None:
         result = run_suite(chosen, folders, Path(scratch))
     print("\n".join([*table_lines(result.rows), "", *result.remarks]))
     if given.json is not None:
-        machine = {
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            "load": os.getloadavg()[0],
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        }
+        machine = machine_facts()
         command = " ".join(["python -m benchmarks.bench_suite", *(sys.argv[1:] if words is None else words)])
         content = {"bench": "suite", "machine": machine, "command": command, "remarks": result.remarks}
         write_file(given.json, dump_json({**content, "rows": result.rows}, indent=1).encode())

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -30,6 +28,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.bench_servers import api_server, install, resident
+from benchmarks.machine import machine_facts
 from pipelines.workspace import find_recipe
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.json_text import dump_json
@@ -359,13 +358,7 @@ def _add(file: Path, rows: list[dict[str, Any]]) -> None:
     kept = json.loads(file.read_text())["rows"] if file.exists() else []
     cases = {row["case"] for row in rows}
     command = " ".join(["python -m benchmarks.catalogue", *sys.argv[1:]])
-    machine = {
-        "processor": platform.machine(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
+    machine = machine_facts()
     rows = [{**row, "command": command, "machine": machine} for row in rows]
     content = {"bench": "catalogue", "rows": [row for row in kept if row["case"] not in cases] + rows}
     write_file(file, dump_json(content, indent=1).encode())

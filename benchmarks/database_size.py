@@ -10,7 +10,6 @@ over ninety days, twenty events each, half of them answered by each arm of a spl
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import statistics
 import sys
@@ -28,6 +27,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.engine import make_url
 
 from benchmarks.bench_servers import api_server, flagship
+from benchmarks.machine import machine_facts
 from recsys_meta.core.json_text import dump_json
 from recsys_meta.models.bundle import save_bundle
 from recsys_meta.store.database.engine import connect, reading, session
@@ -293,7 +293,7 @@ def main() -> None:
             rows = {t: int(s.execute(text(f"SELECT COUNT(*) FROM {t}")).scalar_one()) for t in (*FILLS, "runs")}
         engine.dispose()
         made = measure(url, given.calls)
-    machine = {"cores": os.cpu_count(), "load": os.getloadavg(), "postgresql": version, "gigabytes": size / 1e9}
+    machine = machine_facts(postgresql=version, gigabytes=size / 1e9)
     content = {
         "bench": "database size",
         "command": " ".join(["python -m benchmarks.database_size", *sys.argv[1:]]),

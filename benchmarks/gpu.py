@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -31,6 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.machine import machine_facts
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import Params, TaskBatch, move_tensors
@@ -270,7 +269,7 @@ def main() -> None:
     else:
         print(f"skipped: {reason}", file=sys.stderr)
     if given.json is not None:
-        machine = {"processor": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
+        machine = machine_facts()
         if torch.cuda.is_available():
             machine["accelerator"] = torch.cuda.get_device_name()
         command = " ".join(["python -m benchmarks.gpu", *sys.argv[1:]])

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -25,6 +23,7 @@ import numpy as np
 
 from benchmarks.bench_servers import EVENTS, api_server, bare_server, flagship, install
 from benchmarks.http_load import call, post
+from benchmarks.machine import machine_facts
 from benchmarks.serving import PATH, request_body, supports
 from recsys_meta.core.json_text import dump_json
 
@@ -103,7 +102,7 @@ def main() -> None:
     for row in made:
         print(row)
     if given.json is not None:
-        machine = {"cores": os.cpu_count(), "python": platform.python_version(), "load": os.getloadavg()}
+        machine = machine_facts()
         command = " ".join(["python -m benchmarks.impressions", *sys.argv[1:]])
         given.json.write_text(
             dump_json({"bench": "impressions", "machine": machine, "command": command, "rows": made}, indent=1)

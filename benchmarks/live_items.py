@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import platform
 import random
 import signal
 import statistics
@@ -45,6 +44,7 @@ from benchmarks.bench_servers import (
     redis_server,
     resident,
 )
+from benchmarks.machine import machine_facts
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.json_text import dump_json
 from recsys_meta.data.simulators.schemas import GENRES
@@ -341,7 +341,7 @@ def summarize(
     promised = worst <= LIMIT_S and not load.failed and not load.lost and growth <= GROWTH
     promised = promised and set(reference) == set(load.names) - load.hidden
     promised = promised and figures["workers_list_what_is_stored"] == given.workers
-    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "load": os.getloadavg()}
+    machine = machine_facts()
     command = "python -m benchmarks.live_items " + " ".join(sys.argv[1:])
     verdict = "as promised" if promised else "NOT as promised"
     return {"bench": "live_items", "machine": machine, "command": command, "verdict": verdict, **figures}

@@ -24,7 +24,6 @@ import argparse
 import importlib
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -39,6 +38,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.machine import machine_facts
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import Params, TaskBatch
@@ -335,7 +335,7 @@ def main() -> None:
             print(f"{name}: {row['system']:20} {row['value']:7.0f} tasks/s  {row['ratio']:.2f}", file=sys.stderr)
             rows.append(row)
     if args.json is not None:
-        machine = {"processor": platform.machine(), "cores": os.cpu_count(), "threads": 1, "load": os.getloadavg()[0]}
+        machine = machine_facts(threads=1)
         command = " ".join(["python -m benchmarks.meta_training", *sys.argv[1:]])
         content = {"bench": "meta_training", "machine": machine, "command": command, "learn2learn": origin}
         write_file(args.json, json.dumps({**content, "torchopt": version, "rows": rows}, indent=1).encode())

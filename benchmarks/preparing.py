@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.machine import machine_facts
 from benchmarks.scale_data import make
 from recsys_meta.core.atomic_io import write_file
 from recsys_meta.core.json_text import dump_json
@@ -144,7 +144,7 @@ def main() -> None:
         make(Path(folder), given.events, max(given.events // 20, 100), max(given.events // 50, 100))
         rows = measure(Path(folder), systems, given.rounds)
     if given.json is not None:
-        machine = {"processor": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
+        machine = machine_facts()
         command = " ".join(["python -m benchmarks.preparing", *sys.argv[1:]])
         content = {"bench": "preparing", "machine": machine, "command": command, "duckdb": duckdb, "rows": rows}
         write_file(given.json, dump_json(content, indent=1).encode())

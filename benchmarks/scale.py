@@ -12,8 +12,6 @@ same sample of meta-test users, each with a ranking of the whole catalogue.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import resource
 import statistics
 import sys
@@ -25,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.machine import machine_facts
 from pipelines.experiments.thread_count import fixed_threads
 from pipelines.experiments.training_inputs import TrainingInputs, default_shots, training_inputs
 from pipelines.experiments.tuned_baselines import TunedBaselines
@@ -129,7 +128,7 @@ def main() -> None:
         content = {
             "bench": "scale",
             "command": " ".join(["python -m benchmarks.scale", *sys.argv[1:]]),
-            "machine": {"processor": platform.machine(), "torch": torch.__version__, "load": os.getloadavg()[0]},
+            "machine": machine_facts(),
             "data": {"events": len(data.events), "users": data.events.entity_count, "items": data.catalogue},
             "tuning_seconds": seconds,
             "answer_milliseconds": milliseconds,

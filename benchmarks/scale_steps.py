@@ -9,8 +9,6 @@ that all meet the same load; seconds are of the processor, medians over steps.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 import sys
 import time
@@ -19,8 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from benchmarks.machine import machine_facts
 from pipelines.experiments.recipe_learner import NEGATIVES, learner_of
 from pipelines.experiments.thread_count import fixed_threads
 from pipelines.experiments.training_inputs import training_inputs
@@ -84,7 +81,7 @@ def main() -> None:
     for row in rows:
         print(row)
     if given.json is not None:
-        machine = {"processor": platform.machine(), "torch": torch.__version__, "load": os.getloadavg()[0]}
+        machine = machine_facts()
         command = " ".join(["python -m benchmarks.scale_steps", *sys.argv[1:]])
         content = {"bench": "scale-steps", "machine": machine, "command": command, "rows": rows}
         write_file(given.json, dump_json(content, indent=1).encode())

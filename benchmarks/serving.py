@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -30,6 +29,7 @@ import torch
 from api.handlers.response_encoding import encode_items, pack
 from benchmarks.bench_servers import EVENTS, ITEMS, api_server, bare_server, flagship, install, redis_server
 from benchmarks.http_load import LoadResult, call, post
+from benchmarks.machine import machine_facts
 from recsys_meta.core.json_text import dump_json
 from recsys_meta.core.types import State
 from recsys_meta.inference.recommender import Recommender
@@ -196,10 +196,7 @@ def main() -> None:
     print(f"cached entity: {cost}")
     load = os.getloadavg()
     if given.json is not None:
-        machine = {
-            "processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version(),
-            "torch": torch.__version__, "load": load, "workers": given.workers,
-        }  # fmt: skip
+        machine = machine_facts(load=load, workers=given.workers)
         command = " ".join(["python -m benchmarks.serving", *sys.argv[1:]])
         content = {"bench": "serving", "machine": machine, "command": command, "rows": made}
         given.json.write_text(dump_json(content, indent=1))

@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import os
-import platform
 import random
 import statistics
 import sys
@@ -24,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-import torch
 
 from benchmarks.bench_servers import EVENTS, ITEMS, api_server, flagship, install, redis_server, resident
+from benchmarks.machine import machine_facts
 from recsys_meta.core.json_text import dump_json
 
 WINDOWS = 10
@@ -133,10 +131,7 @@ def _row(case: str, system: str, value: float, unit: str, ratio: float | None) -
 
 def report(windows: list[LoadWindow], said: str, command: str) -> dict[str, object]:
     """Content of the JSON file: machine, command, verdict, rows and windows."""
-    machine = {
-        "processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version(),
-        "torch": torch.__version__, "load": os.getloadavg(),
-    }  # fmt: skip
+    machine = machine_facts()
     content = {"bench": "soak", "machine": machine, "command": command, "verdict": said}
     return {**content, "rows": rows(windows), "windows": [vars(window) for window in windows]}
 

@@ -13,6 +13,15 @@ from recsys_meta.core.errors import RecsysMetaError
 _LOG = logging.getLogger(__name__)
 
 
+def reason_of(error: Exception, where: str) -> str:
+    """Return what a user is told of an error; one that nobody foresaw is logged with its place in the code."""
+    if isinstance(error, RecsysMetaError):
+        return str(error)
+    # A bug of one method must not cost what all others took hours for.
+    _LOG.error("%s", where, exc_info=error)
+    return f"unexpected {type(error).__name__}: {error}"
+
+
 class MethodFailures:
     """Failures of a comparison's methods, by name, each with the seed and the reason of the first.
 
@@ -39,11 +48,7 @@ class MethodFailures:
         except Exception as error:
             if not self._keep_going:
                 raise
-            reason = str(error)
-            if not isinstance(error, RecsysMetaError):
-                # A bug of one method must not cost what all others took hours for; its place is in the log.
-                _LOG.exception("%s, seed %d", name, seed)
-                reason = f"unexpected {type(error).__name__}: {error}"
+            reason = reason_of(error, f"{name}, seed {seed}")
             self._failures[name] = MethodFailure(name, seed, reason)
             self._notify(f"{name} failed and is left out: {reason}")
 

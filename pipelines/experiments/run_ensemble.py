@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pipelines.experiments.method_failures import reason_of
 from pipelines.experiments.training_inputs import TrainingInputs, default_shots
+from pipelines.experiments.training_steps import TrainingInterruption
 from pipelines.experiments.tuned_baselines import TunedBaselines, baselines_for, is_installed
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import ConfigError
@@ -43,9 +45,9 @@ def fit_run_ensemble(
 ) -> EnsembleResult:
     """Tune the members of a recipe and weigh them beside its trained learner.
 
-    A member whose library is not installed is left out, and without a meta-validation entity that has enough rows the
-    learner stands alone; warnings say so. `stop_if_interrupted` is called before each member is tuned and before they
-    are weighed, and may raise.
+    A member whose library is not installed, or that cannot be tuned, is left out, and without a member or a
+    meta-validation entity that has enough rows the learner stands alone; warnings say so. `stop_if_interrupted` is
+    called before each member is tuned and before they are weighed, and may raise.
     """
     data, shots = inputs.data, default_shots(inputs.data, inputs.scenario)
     applicable = _applicable_members(recipe, data)
@@ -64,10 +66,19 @@ def fit_run_ensemble(
     baselines = {}
     for name in names:
         stop_if_interrupted()
-        baselines[name] = tuned.tune(name, shots)
-        warnings += tuned.warnings(name)
+        try:
+            baselines[name] = tuned.tune(name, shots)
+        except TrainingInterruption:
+            raise
+        except Exception as error:  # whatever it is, the learner that was trained must not be lost by it
+            reason = reason_of(error, f"{name}, member of {recipe.name}")
+            warnings.append(f"'{name}' is no member of the ensemble: it cannot be tuned: {reason}")
+        else:
+            warnings += tuned.warnings(name)
+    if not baselines:
+        return EnsembleResult(None, tuple(warnings))
     stop_if_interrupted()
-    tuned.notify(f"weighing {len(names)} members")
+    tuned.notify(f"weighing {len(baselines)} members")
     ensemble = fit_ensemble(
         learner,
         params,

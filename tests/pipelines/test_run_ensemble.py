@@ -9,6 +9,7 @@ import torch
 from pipelines.experiments.recipe_race import race_recipe
 from pipelines.experiments.run_ensemble import check_members, fit_run_ensemble
 from pipelines.experiments.training_inputs import TrainingInputs
+from pipelines.experiments.training_steps import TrainingInterruption
 from pipelines.experiments.tuned_baselines import TunedBaselines, is_installed
 from recsys_meta.core.errors import ConfigError, NotFoundError
 from recsys_meta.episodes.event_index import EventIndex
@@ -61,6 +62,29 @@ def test_a_member_whose_library_is_missing_is_left_out_and_named(inputs, params,
     result = fit_run_ensemble(LEARNER, params, recipe(), inputs, TunedBaselines(inputs))
     assert [s.name for s in result.ensemble.shares] == ["flagship", "popularity"]
     assert "'naive-bayes' is no member" in result.warnings[0] and "no_such_library" in result.warnings[0]
+
+
+@pytest.mark.parametrize("error", [ConfigError("no two rows"), ZeroDivisionError("no day")])
+def test_a_member_that_cannot_be_tuned_is_left_out_and_named(inputs, params, monkeypatch, error):
+    def failing(self, *given):
+        raise error
+
+    monkeypatch.setattr(NaiveBayes, "fit", failing)
+    result = fit_run_ensemble(LEARNER, params, recipe(), inputs, TunedBaselines(inputs))
+    assert [s.name for s in result.ensemble.shares] == ["flagship", "popularity"]
+    (warning,) = [w for w in result.warnings if "naive-bayes" in w]
+    assert "'naive-bayes' is no member of the ensemble: it cannot be tuned:" in warning and str(error) in warning
+    alone = fit_run_ensemble(LEARNER, params, recipe(("naive-bayes",)), inputs, TunedBaselines(inputs))
+    assert alone.ensemble is None and str(error) in alone.warnings[0]
+
+
+def test_an_interruption_while_a_member_is_tuned_is_no_failure_of_the_member(inputs, params, monkeypatch):
+    def stopped(self, *given):
+        raise TrainingInterruption("stopped")
+
+    monkeypatch.setattr(NaiveBayes, "fit", stopped)
+    with pytest.raises(TrainingInterruption):
+        fit_run_ensemble(LEARNER, params, recipe(), inputs, TunedBaselines(inputs))
 
 
 def test_without_validation_episodes_the_learner_stands_alone(inputs, params):
