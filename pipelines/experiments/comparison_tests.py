@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from pipelines.experiments.comparison import Comparison, MethodCurves
 
 
+ROUNDING = 1e-6
+"""Smallest difference that is one: on labels that are all alike methods differ by the rounding of single precision."""
+
+
 def paired_tests(result: Comparison) -> list[NewPairedTest]:
     """Test each method against the best baseline of each point and against itself without adapting, where that was
     measured: in the first metric, the first learner in every metric; and the first learner by group of newcomers.
@@ -27,7 +31,7 @@ def paired_tests(result: Comparison) -> list[NewPairedTest]:
 
 def verdict(metric: str, difference: float, low: float, high: float) -> Verdict:
     """Return whether a method is better or worse than another by the interval of their difference, or neither."""
-    if not (low > 0 or high < 0):
+    if not (low > 0 or high < 0) or abs(difference) < ROUNDING:
         return "open"
     return "better" if (difference > 0) != (metric in LOWER_IS_BETTER) else "worse"
 

@@ -15,12 +15,15 @@ import numpy as np
 from scipy.stats import rankdata
 
 from pipelines.experiments.comparison import Comparison, MethodPoints, PairedComparison
+from pipelines.experiments.comparison_tests import verdict
 from pipelines.experiments.evaluation_protocol import FLAGSHIPS
 from recsys_meta.metrics.ranking_metrics import LOWER_IS_BETTER
+from recsys_meta.store.tracking.paired_tests import Verdict
 
 PointVerdict = Literal["win", "tie", "loss", "undefined"]
 PLURALS: dict[PointVerdict, str] = {"win": "wins", "tie": "ties", "loss": "losses", "undefined": "undefined"}
 """Verdicts, and the names of their numbers."""
+_OUTCOMES: dict[Verdict, PointVerdict] = {"better": "win", "open": "tie", "worse": "loss"}
 
 
 @dataclass(frozen=True)
@@ -153,9 +156,8 @@ def _point(paired: PairedComparison, baseline: float) -> PointOutcome:
     gain, scale = sign * paired.difference, baseline**2 if paired.metric == "rmse" else abs(baseline)
     if not math.isfinite(gain):
         return PointOutcome(paired, "undefined", math.nan)
-    low, high = sorted((sign * paired.low, sign * paired.high))
     relative = gain / scale if scale else math.copysign(math.inf, gain) if gain else 0.0
-    return PointOutcome(paired, "win" if low > 0 else "loss" if high < 0 else "tie", relative)
+    return PointOutcome(paired, _OUTCOMES[verdict(paired.metric, paired.difference, paired.low, paired.high)], relative)
 
 
 def _ranks(outcome: DatasetOutcome) -> Iterator[tuple[str, float, int]]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipelines.experiments.comparison import Comparison, MethodCurves
+from pipelines.experiments.comparison_tests import verdict
 from pipelines.experiments.dataset_summary import (
     DatasetFailure,
     DatasetSummary,
@@ -68,6 +69,12 @@ def test_a_win_is_an_interval_above_zero_in_the_good_direction(metric):
     assert [p.relative for p in outcome.points] == pytest.approx([-0.1 / 0.6, 0, 0.1 / 0.7], abs=0.02)
     assert outcome.largest_loss is outcome.points[0]
     assert (outcome.learner, outcome.shots_with("win"), outcome.shots_with("loss")) == ("flagship", [5], [0])
+
+
+def test_a_difference_of_rounding_is_a_tie():
+    # Ratings that are all alike: predictions differ in the last bits, for every newcomer in the same direction.
+    assert verdict("rmse", 5e-10, 5e-10, 6e-10) == "open"
+    assert [verdict("rmse", d, d, d) for d in (2e-6, -2e-6)] == ["worse", "better"]
 
 
 def test_a_prediction_that_is_not_a_number_is_neither_tie_nor_loss_and_ranks_last():
