@@ -6,6 +6,7 @@
 A step is the meta-loss of 32 tasks of 20 support and 10 query rows and its gradient in every parameter; the decision
 layers adapt. Systems take turns, round after round, on the same batches in one process of one thread, after it was
 asserted that loss and gradients are equal; figures are medians over the rounds, of tasks per second of processor time.
+The last case is a whole step, second order: tasks are drawn, and the optimizer moves all parameters.
 
     learn2learn           a clone of its MAML for each task, the features of each task in a pass of its own
     learn2learn-batched   the same with the features of all tasks in one pass
@@ -22,14 +23,16 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import os
 import statistics
 import sys
 import time
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,9 @@ from recsys_meta.episodes.collate import episode_batch
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.functional.embeddings import embed_fields
 from recsys_meta.models.learners.maml.maml import Maml, MamlConfig
+from recsys_meta.training.outer_loop import build_optimizer
+from recsys_meta.training.recipe import recipe_of
+from recsys_meta.training.trainer import fit, start_training
 
 TASKS, SUPPORT, QUERY = 32, 20, 10
 DIMS, HIDDEN, RATE = 32, (64, 64), 0.05
@@ -55,6 +61,7 @@ CHECKOUT = "LEARN2LEARN"
 CASES = ((1, 2), (5, 2), (1, 1), (5, 1))
 """Steps and order of each case."""
 RTOL, ATOL = 1e-3, 1e-5
+OUTER_RATE = 1e-3
 
 MetaStep = Callable[[Params, TaskBatch], Tensor]
 """Meta-loss of a batch."""
@@ -131,7 +138,8 @@ class DecisionLayers(nn.Module):
         super().__init__()
         for i in range(len(HIDDEN) + 1):
             for part in ("weight", "bias"):
-                setattr(self, f"{part}{i}", nn.Parameter(params[f"head.{i}.{part}"].detach().clone()))
+                # In the memory of the learner's parameters, which an optimizer may move.
+                setattr(self, f"{part}{i}", nn.Parameter(params[f"head.{i}.{part}"].detach()))
 
     def forward(self, x: Tensor) -> Tensor:
         for i in range(len(HIDDEN) + 1):
@@ -282,17 +290,58 @@ def assert_equal(case: BenchCase, systems: dict[str, MetaStep]) -> float:
     return worst
 
 
-def measure(case: BenchCase, systems: dict[str, MetaStep], rounds: int) -> dict[str, list[float]]:
-    """Tasks a second of each system in each round; the systems take turns."""
-    found: dict[str, list[float]] = {name: [] for name in systems}
+def take_turns(systems: Mapping[str, Callable[[], object]], rounds: int, steps: int) -> dict[str, list[float]]:
+    """Tasks a second of each system in each round of so many steps; the systems take turns."""
+    rates: dict[str, list[float]] = {name: [] for name in systems}
     for turn in range(rounds + 1):
         for name, step in systems.items():
             began = time.process_time()
-            for batch in case.batches:
-                gradients_of(case, step, batch)
+            for _ in range(steps):
+                step()
             if turn:  # the first round warms up
-                found[name].append(TASKS * len(case.batches) / (time.process_time() - began))
-    return found
+                rates[name].append(TASKS * steps / (time.process_time() - began))
+    return rates
+
+
+def measure(case: BenchCase, systems: Mapping[str, MetaStep], rounds: int) -> dict[str, list[float]]:
+    """Tasks a second of the meta-loss and its gradient, of each system in each round."""
+    batches = {name: itertools.cycle(case.batches) for name in systems}
+    calls = {name: partial(_next_gradients, case, step, batches[name]) for name, step in systems.items()}
+    return take_turns(calls, rounds, len(case.batches))
+
+
+def _next_gradients(case: BenchCase, step: MetaStep, batches: Iterator[TaskBatch]) -> None:
+    gradients_of(case, step, next(batches))
+
+
+def measure_training(data: Dataset, index: EventIndex, maml: Any, rounds: int, steps: int) -> dict[str, list[float]]:
+    """Tasks a second of whole steps of training, one inner step in second order, of each system in each round."""
+    inputs = {} if maml is None else {"learn2learn": each_inputs, "learn2learn-batched": all_inputs}
+    trainings = {"loop": loop_training(data, index, loop_step), "recsys-meta": learner_training(data, index)}
+    for name, way in inputs.items():
+        trainings[name] = loop_training(data, index, partial(learn2learn_step, maml=maml, inputs=way))
+    return take_turns({name: partial(next, training) for name, training in trainings.items()}, rounds, steps)
+
+
+def learner_training(data: Dataset, index: EventIndex) -> Iterator[float]:
+    """Losses of the steps that the trainer takes."""
+    episodes = {"draw": "fixed", "max_shots": SUPPORT, "max_query": QUERY, "empty": 0.0, "order": "random"}
+    train = {"tasks": TASKS, "most_steps": 10**6, "validate_steps": 10**6, "rate": OUTER_RATE}
+    recipe = recipe_of({"name": "maml", "learner": "maml", "episodes": episodes, "train": train})
+    learner = make_case(data, index, *CASES[0], batches=0).learner
+    run = start_training(learner, recipe, data, index, index.entities_with(SUPPORT + QUERY), seed=0)
+    return (step.loss for step in fit(run, lambda params: 0.0))
+
+
+def loop_training(data: Dataset, index: EventIndex, make_step: Callable[[BenchCase], MetaStep]) -> Iterator[float]:
+    """Losses of steps as others take them: tasks by the same sampler, AdamW over all parameters."""
+    case, entities = make_case(data, index, *CASES[0], batches=0), index.entities_with(SUPPORT + QUERY)
+    step, optimizer = make_step(case), build_optimizer(case.learner, case.params, OUTER_RATE)
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    while True:
+        loss, _ = gradients_of(case, step, draw_batch(data, index, entities, rng, generator))
+        optimizer.step()
+        yield loss
 
 
 def rows_of(case: str, found: dict[str, list[float]]) -> list[dict[str, Any]]:
@@ -331,9 +380,10 @@ def main() -> None:
         worst = assert_equal(case, systems)
         name = f"{steps} step{'s' if steps > 1 else ''}, {'second' if order == 2 else 'first'} order"
         print(f"{name}: gradients differ by {worst:.1e} at most", file=sys.stderr)
-        for row in rows_of(name, measure(case, systems, args.rounds)):
-            print(f"{name}: {row['system']:20} {row['value']:7.0f} tasks/s  {row['ratio']:.2f}", file=sys.stderr)
-            rows.append(row)
+        rows += rows_of(name, measure(case, systems, args.rounds))
+    rows += rows_of("whole step", measure_training(data, index, maml, args.rounds, args.batches))
+    for row in rows:
+        print(f"{row['case']}: {row['system']:20} {row['value']:7.0f} tasks/s  {row['ratio']:.2f}", file=sys.stderr)
     if args.json is not None:
         machine = machine_facts(threads=1)
         command = " ".join(["python -m benchmarks.meta_training", *sys.argv[1:]])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -83,3 +85,16 @@ def test_rows_are_ratios_to_learn2learn_or_the_loop():
     ]
     rows = meta_training.rows_of("1 step", {"loop": [1.0], "learn2learn": [2.0]})
     assert [r["ratio"] for r in rows] == [0.5, 1.0]
+
+
+def test_whole_steps_learn_and_those_of_loops_are_alike(data, monkeypatch):
+    monkeypatch.setattr(meta_training, "OUTER_RATE", 0.01)
+    index = EventIndex.of(data)
+    cloned = partial(meta_training.learn2learn_step, maml=ClonedLayers, inputs=meta_training.all_inputs)
+    loop, other = (meta_training.loop_training(data, index, way) for way in (meta_training.loop_step, cloned))
+    ours = meta_training.learner_training(data, index)
+    losses = [[next(training) for _ in range(20)] for training in (loop, other, ours)]
+    # A module that kept weights of its own would have other losses from the second step on.
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    # The trainer draws other tasks of the same kind.
+    assert np.mean(losses[2]) == pytest.approx(np.mean(losses[0]), rel=0.3)
