@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -202,7 +203,7 @@ def print_paired(paired: Sequence[dict[str, Any]]) -> None:
 
 def result_of(rows: list[dict[str, Any]], metric: str, first: str, words: Sequence[str] | None) -> dict[str, Any]:
     """Content of the file of results, of as many ways and seeds as are trained."""
-    command = "python -m benchmarks.curricula " + " ".join(map(str, words or sys.argv[1:]))
+    command = shlex.join(["python", "-m", "benchmarks.curricula", *map(str, words or sys.argv[1:])])
     others = dict.fromkeys(r["way"] for r in rows if r["way"] != first)
     paired = [less_first(rows, way, first, metric) for way in others]
     return {"bench": "curricula", "command": command, "metric": metric, "rows": rows, "paired": paired}

@@ -524,6 +524,10 @@ SINUSOIDS = {
 }
 
 
+PUBLISHED = {5: 1.13 + 0.18, 10: 0.85 + 0.14}
+"""Upper ends of MAML's squared error after one step by the points known (Li et al. 2017, table 1)."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SINUSOIDS)
 def test_sinusoids_of_the_maml_paper(name):
@@ -538,7 +542,7 @@ def test_sinusoids_of_the_maml_paper(name):
         errors[shots] = float((scores - batch.query.label).square()[batch.query.mask].mean())
     print(name, {k: round(v, 3) for k, v in errors.items()})
     assert errors[10] < errors[5] < 0.5 * errors[0]
-    assert errors[10] < 1.0
+    assert all(errors[shots] < within for shots, within in PUBLISHED.items())
 
 
 LINEAR_RELATIVES = {
