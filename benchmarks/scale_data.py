@@ -36,7 +36,7 @@ from recsys_meta.data.simulators.schemas import GENRES, USER_ATTRIBUTES
 SKEW = 2.0
 """Standard deviation of the log of an item's popularity: of 100,000 items the most popular one has 1% of the events."""
 DRAWN, BLOCK = 4096, 64
-"""Items that are drawn by popularity for a block of users, and users of a block."""
+"""Items that are drawn by popularity for a block of users, unless told otherwise, and users of a block."""
 PART_ROWS = 1_000_000
 """Rows of events that are held before they are written."""
 
@@ -60,8 +60,11 @@ items = "items.parquet"
 )
 
 
-def make(folder: Path, events: int, users: int, items: int, seed: int = 0) -> Path:
-    """Write the files and return the schema's path. Raises ConfigError for sizes that do not fit together."""
+def make(folder: Path, events: int, users: int, items: int, seed: int = 0, drawn: int = DRAWN) -> Path:
+    """Write the files and return the schema's path. Raises ConfigError for sizes that do not fit together.
+
+    `drawn`: items that are drawn for a block of users; the time follows it, and no user has more than an eighth of it.
+    """
     check_sizes(users, items, events, MIN_ROWS)
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -73,14 +76,14 @@ def make(folder: Path, events: int, users: int, items: int, seed: int = 0) -> Pa
     _write(folder / "users.parquet", {"user": user_ids} | {n: np.array(v)[attributes[n]] for n, v in USER_ATTRIBUTES})
     _write(folder / "items.parquet", {"item": item_ids, "genres": genres})
     popularity = np.cumsum(np.exp(SKEW * rng.normal(size=items)))
-    counts = np.minimum(sample_activity(rng, users, items, events, MIN_ROWS), DRAWN // 8)
+    counts = np.minimum(sample_activity(rng, users, items, events, MIN_ROWS), drawn // 8)
     arrival = START_TIME + (rng.random(users) * DURATION).astype(np.int64)
     user_values, item_values = pa.array(user_ids), pa.array(item_ids)
     schema = pa.schema([("user", pa.string()), ("item", pa.string()), ("time", pa.int64())])
     with pq.ParquetWriter(folder / "events.parquet", schema) as writer:
         for first, last in _parts(counts):
             parts = [
-                sample_block(rng, tastes[start:end], latent, popularity, counts[start:end])
+                sample_block(rng, tastes[start:end], latent, popularity, counts[start:end], drawn)
                 for start, end in ((b, min(b + BLOCK, last)) for b in range(first, last, BLOCK))
             ]
             user, item = np.repeat(np.arange(first, last), counts[first:last]), np.concatenate(parts)
@@ -99,15 +102,20 @@ def make(folder: Path, events: int, users: int, items: int, seed: int = 0) -> Pa
 
 
 def sample_block(
-    rng: np.random.Generator, taste: FloatArray, latent: FloatArray, popularity: FloatArray, counts: IntArray
+    rng: np.random.Generator,
+    taste: FloatArray,
+    latent: FloatArray,
+    popularity: FloatArray,
+    counts: IntArray,
+    drawn: int = DRAWN,
 ) -> IntArray:
     """Sample the items [N] that a block of users [B, K] choose, user by user, in order of choice.
 
     `popularity` [I] is summed up; counts [B]: items of each user. Items of the draw are weighed by how often they were
     drawn (Plackett and Luce, by Gumbel noise).
     """
-    drawn = np.searchsorted(popularity, np.sort(rng.random(DRAWN)) * popularity[-1])
-    distinct, often = np.unique(drawn, return_counts=True)
+    draws = np.searchsorted(popularity, np.sort(rng.random(drawn)) * popularity[-1])
+    distinct, often = np.unique(draws, return_counts=True)
     utility = (taste @ latent[distinct].T + np.log(often)).astype(np.float32)
     waiting = rng.standard_exponential(utility.shape, np.float32)
     utility -= np.log(np.maximum(waiting, np.finfo(np.float32).tiny))
@@ -134,10 +142,10 @@ def _write(path: Path, columns: dict[str, np.ndarray]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    for name, value in (("events", 10_000_000), ("users", 500_000), ("items", 100_000), ("seed", 0)):
+    for name, value in (("events", 10_000_000), ("users", 500_000), ("items", 100_000), ("seed", 0), ("drawn", DRAWN)):
         parser.add_argument(f"--{name}", type=int, default=value)
     given = parser.parse_args()
-    print(make(given.folder, given.events, given.users, given.items, given.seed))
+    print(make(given.folder, given.events, given.users, given.items, given.seed, given.drawn))
 
 
 if __name__ == "__main__":

@@ -16,10 +16,13 @@ from torch import Tensor
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import FIRST, IntArray, Params
 from recsys_meta.episodes.event_index import EventIndex
-from recsys_meta.models.functional.item_similarity import binary_matrix, cooccurrence_counts, most_frequent_items
-
-MAX_DENSE_ITEMS = 5_000
-"""Most items of a dense item-item matrix (100 MB); of a larger catalogue it covers the most popular ones."""
+from recsys_meta.models.functional.item_similarity import (
+    MAX_DENSE_ITEMS,
+    binary_matrix,
+    cooccurrence_counts,
+    most_frequent_items,
+)
+from recsys_meta.models.functional.neighbour_lists import affordable_items
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,11 @@ class TrainingMatrix:
     def popular(self) -> tuple[sp.csr_matrix, Params]:
         """Columns of the most popular items; see `popular_item_columns`."""
         return popular_item_columns(self.matrix)
+
+    @cached_property
+    def affordable(self) -> tuple[sp.csr_matrix, Params]:
+        """Columns of as many of the most popular items as `affordable_items` finds; see `popular_item_columns`."""
+        return popular_item_columns(self.matrix, affordable_items(self.matrix))
 
     @cached_property
     def cooccurrence(self) -> Tensor:

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from recsys_meta.core.types import IntArray
 
+MAX_DENSE_ITEMS = 5_000
+"""Most items of a dense item-item matrix (100 MB). Of a larger catalogue it covers the most popular ones, or there are
+lists of neighbours instead (`neighbour_lists`)."""
 BLOCK = 2_048
 """Rows or columns that are made dense at a time: bounds the memory."""
 SPARSE_COST = 200

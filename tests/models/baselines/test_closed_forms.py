@@ -11,12 +11,16 @@ import torch
 from recsys_meta.core.dataset import add_arrival
 from recsys_meta.core.errors import ConfigError, NotFoundError
 from recsys_meta.core.types import FIRST, Interactions, Support
+from recsys_meta.data import prepare, simulate_users
+from recsys_meta.episodes.event_index import EventIndex
+from recsys_meta.evaluation.cold_start import cold_start
+from recsys_meta.evaluation.curve import ColdStartCurve
 from recsys_meta.models.baselines import BASELINES, make_baseline
 from recsys_meta.models.baselines.counting.bias_model import ItemMean
 from recsys_meta.models.baselines.counting.popularity import ItemPopularity
 from recsys_meta.models.baselines.counting.recent_popularity import RecentPopularity
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows, popular_item_columns
-from recsys_meta.models.baselines.item_based import itemknn
+from recsys_meta.models.baselines.item_based import ease, itemknn
 from recsys_meta.models.baselines.item_based.ease import Ease
 from recsys_meta.models.baselines.item_based.gaussian import GaussianPosterior
 from recsys_meta.models.baselines.item_based.item_scores import distinct_weights, mix_with_popularity
@@ -141,6 +145,23 @@ def test_naive_bayes_adds_log_ratios(page):
         expected = expected + 0.5 * ratio
     scores = answer(NaiveBayes(strength=2.0, trust=0.5), page, [0, 2])
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_ease_of_a_large_catalogue_keeps_neighbours_and_ranks_as_well(tmp_path, monkeypatch):
+    data = prepare(simulate_users(users=240, items=60, events=4800, seed=1).tables, tmp_path)
+    index, train, test = EventIndex.of(data), np.arange(120), np.arange(120, 240)
+
+    def curve(predictor: Ease) -> ColdStartCurve:
+        return cold_start(predictor, predictor.fit(data, train), data, index, test, shots=(1, 5, 10))
+
+    dense = curve(Ease(ridge=20.0))
+    monkeypatch.setattr(ease, "MAX_DENSE_ITEMS", 0)
+    fitted = Ease(ridge=20.0).fit(data, train)
+    assert "weights" not in fitted and fitted["neighbour"].shape[1] >= 58
+    lists, few = curve(Ease(ridge=20.0)), curve(Ease(ridge=20.0, neighbours=1))
+    for shots in (1, 5, 10):  # they differ by the pairs that never occur together, which are no neighbours
+        assert abs(lists.against(dense, shots, "ndcg@10").difference) < 5e-3
+        assert abs(few.against(dense, shots, "ndcg@10").difference) > 1e-2
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5])

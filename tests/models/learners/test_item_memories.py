@@ -23,6 +23,24 @@ def test_what_it_takes_follows_from_the_items_that_were_met(kind):
     assert set(said.nonzero()[:, 0].tolist()) <= {7, 90_000, 500_000} and said[7] != 0
 
 
+@pytest.mark.parametrize("kind", ["cosine", "ease"])
+def test_a_large_catalogue_has_the_same_memory_without_a_square(kind, monkeypatch):
+    entity, item = torch.randint(60, (900,), generator=torch.Generator().manual_seed(0)), torch.arange(900) % 23 + 2
+    rows = Interactions(torch.tensor([[2, 5, 9]]), torch.ones(1, 3), torch.ones(1, 3, dtype=torch.bool))
+    for neighbours in (22, 5):
+        covered = memory.CoveredRows.of_rows(entity, item, 25)
+        whole = memory.memory_scores(memory.build_memories(kind, covered, neighbours, 4.0), rows, 25)
+        with monkeypatch.context() as patch:
+            patch.setattr(memory, "MAX_DENSE_ITEMS", 10)
+            lists = memory.build_memories(kind, covered, neighbours, 4.0)
+        assert lists["neighbour"].shape == (24, neighbours)
+        found = memory.memory_scores(lists, rows, 25)
+        if neighbours == 22 or kind == "cosine":
+            torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-4)
+        else:
+            assert not torch.allclose(found, whole)
+
+
 def test_a_memory_with_a_row_for_each_item_still_speaks():
     """As bundles had it before."""
     entity, item = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([2, 3, 2, 3, 5])

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
-import scipy.sparse as sp
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
-from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
+from recsys_meta.core.types import IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig, mix_evidence
 from recsys_meta.models.baselines.interaction_matrix import (
     TrainingMatrix,
@@ -27,10 +24,9 @@ from recsys_meta.models.baselines.item_based.item_scores import (
     scatter_scores,
 )
 from recsys_meta.models.functional.item_similarity import normalize_cooccurrence
+from recsys_meta.models.functional.neighbour_lists import cooccurring_items, sum_neighbours
 from recsys_meta.models.protocols import EvidenceMixture
 
-BLOCK = 1_024
-"""Items whose co-occurrences are counted at a time: bounds the memory."""
 SPARSE_ABOVE = 20_000
 """Catalogue size above which similarities are lists of neighbours."""
 
@@ -64,13 +60,14 @@ class ItemKNN(BaselineConfig):
         rows = TrainingMatrix.of(data, entities)
         params = {"counts": rows.counts, "log_popularity": log_popularity(rows.counts)}
         if data.catalogue > SPARSE_ABOVE:
-            return params | _top_neighbours(rows.matrix, rows.counts.numpy(), self.neighbours)
+            near = cooccurring_items(rows.matrix, rows.counts.numpy(), self.neighbours)
+            return params | {"neighbour": near.neighbour.int(), "together": near.value}
         return params | rows.popular[1] | {"together": rows.cooccurrence.clone().fill_diagonal_(0)}
 
     def body(self, params: Params) -> Params:
         counts, cooccurrence = params["counts"].clamp(min=1), params["together"]
         if "neighbour" in params:
-            source, target = counts[:, None], counts[params["neighbour"]]
+            source, target = counts[:, None], counts[params["neighbour"].long()]
         else:
             dense_counts = counts[params["kept"]]
             source, target = dense_counts[:, None], dense_counts
@@ -96,51 +93,7 @@ class ItemKNN(BaselineConfig):
 def _evidence(body: Params, state: State) -> Tensor:
     """Sum the similarities of the support's items, [T, C]."""
     if "neighbour" in body:
-        return _neighbour_scores(body, state["place"], state["weight"])
+        catalogue = len(body["log_popularity"])
+        return sum_neighbours(body["neighbour"], body["similar"], state["place"], state["weight"], catalogue)
     scores = gather_scores(body["similar"], state["place"], state["weight"])
     return scatter_scores(scores, body["kept"], len(body["log_popularity"]))
-
-
-def _neighbour_scores(body: Params, item: Tensor, weight: Tensor) -> Tensor:
-    """Sum the neighbour lists of item [T, S] with weight [T, S], [T, C]."""
-    tasks, catalogue = len(item), len(body["log_popularity"])
-    scores = (body["similar"][item] * weight[:, :, None]).reshape(tasks, -1)
-    target = body["neighbour"][item].reshape(tasks, -1)
-    evidence = scores.new_zeros(tasks, catalogue).scatter_add(1, target, scores)
-    evidence[:, :FIRST] = 0
-    return evidence
-
-
-def _top_neighbours(matrix: sp.csr_matrix, counts: np.ndarray, width: int) -> Params:
-    """Find the `width` best neighbours of each item: "neighbour" ids and "together" co-occurrences, both [C, width].
-
-    An item with fewer neighbours has padding. Items of about the same popularity, which have about as many neighbours,
-    are taken together, so that lists of co-occurrences are what is searched and no row of the catalogue's length.
-    """
-    catalogue = matrix.shape[1]
-    width = min(width, catalogue)
-    neighbour = torch.zeros(catalogue, width, dtype=torch.int64)
-    cooccurrence = torch.zeros(catalogue, width)
-    columns, scale = matrix.tocsc(), np.sqrt(np.maximum(counts, 1)).astype(np.float32)
-    order = np.argsort(-counts, kind="stable")
-    order = order[counts[order] > 0]
-    for items in (order[start : start + BLOCK] for start in range(0, len(order), BLOCK)):
-        ids, values = _padded_rows((columns[:, items].T @ matrix).tocsr(), items)
-        best = torch.topk(values / torch.from_numpy(scale)[ids], min(width, ids.shape[1]), dim=1).indices
-        rows = torch.from_numpy(items)
-        neighbour[rows, : best.shape[1]] = ids.gather(1, best)
-        cooccurrence[rows, : best.shape[1]] = values.gather(1, best)
-    return {"neighbour": neighbour, "together": cooccurrence}
-
-
-def _padded_rows(matrix: sp.csr_matrix, own: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Columns [n, W] int64 and values [n, W] of a sparse matrix [n, C], without the column `own` [n] of each row."""
-    count = np.diff(matrix.indptr)
-    row = np.repeat(np.arange(len(count)), count)
-    at = row, np.arange(len(row)) - np.repeat(matrix.indptr[:-1], count)
-    ids = np.zeros((len(count), max(1, int(count.max(initial=0)))), np.int64)
-    values = np.zeros(ids.shape, np.float32)
-    ids[at], values[at] = matrix.indices, matrix.data
-    is_own = ids == own[:, None]
-    ids[is_own] = values[is_own] = 0
-    return torch.from_numpy(ids), torch.from_numpy(values)

@@ -2,7 +2,8 @@
 
 Item-item memories are of two kinds: `cosine`, the cosine of two items' columns (ItemKNN), and `ease`, the closed-form
 ridge weights of Steck (2019). Each item keeps the neighbours of largest weight, so that a memory is two tables [V, N]
-for V covered items, and scoring a support of S rows gathers and scatters S x N numbers.
+for V covered items, and scoring a support of S rows gathers and scatters S x N numbers. Of more than MAX_DENSE_ITEMS
+items no [V, V] matrix is made (`neighbour_lists`).
 
 The third memory is a Gaussian: past entities' weights in the leading subspace of their rows, the prior of a linear
 model whose posterior is solved for each new entity (`memory_logits.posterior_weights`).
@@ -22,6 +23,7 @@ from torch import Tensor
 from recsys_meta.core.types import FIRST, FloatArray, IntArray, Interactions, Params
 from recsys_meta.models.functional.gaussian_posterior import fit_gaussian
 from recsys_meta.models.functional.item_similarity import (
+    MAX_DENSE_ITEMS,
     binary_matrix,
     cooccurrence_counts,
     ease_weights,
@@ -29,10 +31,18 @@ from recsys_meta.models.functional.item_similarity import (
     normalize_cooccurrence,
 )
 from recsys_meta.models.functional.linear_algebra import truncated_svd
+from recsys_meta.models.functional.neighbour_lists import (
+    LOCAL_NEIGHBOURS,
+    NeighbourLists,
+    affordable_items,
+    cooccurring_items,
+    count_pairs,
+    local_ease,
+    neighbour_table,
+    sum_neighbours,
+)
 
 ItemMemoryKind = Literal["cosine", "ease"]
-MOST_ITEMS = 20_000
-"""Covered items, the most popular ones: the cost grows with the square, and rare items have little evidence."""
 BLOCK = 1024
 """Rows of a weight matrix that are partitioned at a time: bounds the memory."""
 
@@ -50,12 +60,16 @@ class CoveredRows:
     def of_rows(cls, entity: Tensor, item: Tensor, catalogue: int) -> Self:
         """Build the matrix from rows (entity [R], item [R])."""
         rows, items = entity.cpu().numpy(), item.cpu().numpy()
-        counts = np.bincount(items, minlength=catalogue)
-        counts[:FIRST] = 0
-        columns, position = most_frequent_items(counts, MOST_ITEMS)
-        keep = position[items] >= 0
-        shape = (int(rows.max(initial=-1)) + 1, len(columns))
-        return cls(binary_matrix(rows[keep], position[items[keep]], shape), columns, catalogue)
+        keep = items >= FIRST
+        matrix = binary_matrix(rows[keep], items[keep], (int(rows.max(initial=-1)) + 1, catalogue))
+        counts = np.bincount(items[keep], minlength=catalogue)
+        columns, _ = most_frequent_items(counts, affordable_items(matrix))
+        return cls(matrix[:, columns].tocsr(), columns, catalogue)
+
+    @property
+    def is_large(self) -> bool:
+        """True where no [V, V] matrix is made."""
+        return len(self.items) > MAX_DENSE_ITEMS
 
     @cached_property
     def cooccurrence(self) -> Tensor:
@@ -66,11 +80,15 @@ class CoveredRows:
 def build_memories(kind: ItemMemoryKind, covered: CoveredRows, neighbours: int, ridge: float) -> Params:
     """Build an item-item memory from the rows of past entities.
 
-    Returns row [C], neighbour [V, N], both int32, and weight [V, N] float32. Row row[i] of the tables has the items on
-    which having met i has the largest weights, positive or negative; row 0 is that of items which are not covered, with
-    weights of 0. Memory is O(C + V N + V^2).
+    Returns row [C] and neighbour [V, N], whole numbers, and weight [V, N] float32. Row row[i] of the tables has the
+    items on which having met i has the largest weights, positive or negative; row 0 is that of items which are not
+    covered, with weights of 0. Memory is O(C + V N + V^2); without the square where V is large, and then an EASE memory
+    has no more than LOCAL_NEIGHBOURS neighbours.
     """
     items, catalogue = covered.items, covered.catalogue
+    if covered.is_large:
+        lists = _cosine_lists(covered, neighbours) if kind == "cosine" else _ease_lists(covered, neighbours, ridge)
+        return neighbour_table(torch.from_numpy(items), lists, catalogue)
     width = max(1, min(neighbours, len(items)))
     row = torch.zeros(catalogue, dtype=torch.int32)
     neighbour = torch.zeros(len(items) + 1, width, dtype=torch.int32)
@@ -88,6 +106,18 @@ def _ease_weights(covered: CoveredRows, ridge: float) -> Tensor:
     rows, items = covered.matrix.shape
     # With few rows EASE is solved on their side and needs no counts.
     return ease_weights(covered.matrix, ridge, None if 2 * rows < items else covered.cooccurrence)
+
+
+def _cosine_lists(covered: CoveredRows, width: int) -> NeighbourLists:
+    counts = torch.from_numpy(np.bincount(covered.matrix.indices, minlength=len(covered.items)).astype(np.float32))
+    near = cooccurring_items(covered.matrix, counts.numpy(), width)
+    return NeighbourLists(near.neighbour, normalize_cooccurrence(near.value, counts[:, None], counts[near.neighbour]))
+
+
+def _ease_lists(covered: CoveredRows, width: int, ridge: float) -> NeighbourLists:
+    together = count_pairs(covered.matrix)
+    near = cooccurring_items(covered.matrix, together.diagonal(), min(width, LOCAL_NEIGHBOURS), together)
+    return local_ease(together, near, ridge)
 
 
 def _cosine_similarity(together: Tensor) -> Tensor:
@@ -108,14 +138,9 @@ def _strongest_columns(weights: FloatArray, width: int) -> tuple[IntArray, Float
 
 def memory_scores(memory: Params, rows: Interactions, catalogue: int) -> Tensor:
     """Scores [T, C] of the catalogue: the sum over support rows of the weights of the item's neighbours."""
-    tasks, size = rows.item.shape
-    scores = memory["weight"].new_zeros(tasks, catalogue)
-    if not size:
-        return scores
     # Bundles written before there was a `row` have one table row for each item.
     position = memory["row"][rows.item].long() if "row" in memory else rows.item
-    near, strength = memory["neighbour"][position].long(), memory["weight"][position] * rows.mask[:, :, None]
-    return scores.scatter_add_(1, near.flatten(1), strength.flatten(1))
+    return sum_neighbours(memory["neighbour"], memory["weight"], position, rows.mask, catalogue)
 
 
 def gaussian_memory(entity: Tensor, item: Tensor, catalogue: int, dims: int) -> Params:
