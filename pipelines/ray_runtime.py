@@ -6,7 +6,8 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from tempfile import TemporaryDirectory
@@ -14,7 +15,7 @@ from typing import Any
 
 import typer
 
-from recsys_meta.core.errors import ConfigError
+from recsys_meta.core.errors import ConfigError, RecsysMetaError
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 """Variable that names a cluster; `ray job submit` sets it for what it runs there."""
@@ -70,6 +71,29 @@ def ray_cluster(workers: int) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def ordered_results(ray: Any, submit: Callable[[Any], Any], pieces: Iterable[Any], limit: int) -> Iterator[Any]:
+    """Yield the result of each piece in order, of which `limit` are given out at once as tasks by `submit`.
+
+    Ray begins again what a process that died was at. Raises what a task raises of this project's own errors.
+    """
+    pending: deque[Any] = deque()
+    for piece in pieces:
+        pending.append(submit(piece))
+        if len(pending) == limit:
+            yield _result(ray, pending.popleft())
+    for task in pending:
+        yield _result(ray, task)
+
+
+def _result(ray: Any, task: Any) -> Any:
+    try:
+        return ray.get(task)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, RecsysMetaError):
+            raise error.cause from None
+        raise
 
 
 def _import_ray() -> Any:

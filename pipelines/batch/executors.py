@@ -8,7 +8,6 @@ none.)
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
@@ -24,8 +23,8 @@ import typer
 
 from pipelines.batch.batch_inference import recommend_chunk
 from pipelines.batch.stored_items import items_digest, with_stored
-from pipelines.ray_runtime import check_ray, local_ray
-from recsys_meta.core.errors import ConfigError, RecsysMetaError
+from pipelines.ray_runtime import check_ray, local_ray, ordered_results
+from recsys_meta.core.errors import ConfigError
 from recsys_meta.inference.new_items.stored_items import StoredItem
 from recsys_meta.inference.recommender import Recommender
 from recsys_meta.models.bundle import load_bundle
@@ -90,23 +89,7 @@ def _run_under_ray(ray: Any, limit: int, task: BatchTask, chunks: Iterable[pd.Da
     model = WorkerModel(task.folder.resolve(), task.recommender.version, items_digest(task.stored))
     stored = ray.put(task.stored)
     submit = partial(ray.remote(_recommend_in_worker).remote, model, stored, task.events, task.n)
-    pending: deque[Any] = deque()
-    for chunk in chunks:
-        pending.append(submit(chunk))
-        if len(pending) == limit:
-            yield _result(ray, pending.popleft())
-    for one in pending:
-        yield _result(ray, one)
-
-
-def _result(ray: Any, task: Any) -> ChunkResult:
-    try:
-        result: ChunkResult = ray.get(task)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, RecsysMetaError):
-            raise error.cause from None
-        raise
-    return result
+    return ordered_results(ray, submit, chunks, limit)
 
 
 class WorkerModel(NamedTuple):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
+from pipelines.batch.executors import ExecutionBackend, check_backend
 from pipelines.commands.comparison_output import (
     MinQuery,
     OrderOption,
@@ -20,6 +21,7 @@ from pipelines.console import JsonFile, Shots, err, parse_shots, progress_bar
 from pipelines.experiments.comparison import Comparison, MethodCurves
 from pipelines.experiments.comparison_run import reference_baseline, tuning_note
 from pipelines.experiments.comparison_storage import store_comparison
+from pipelines.experiments.curve_workers import CurveEpisodes, curve_backend
 from pipelines.experiments.evaluation_protocol import FLAGSHIPS, EvaluationProtocol, Scenario, split_name
 from pipelines.experiments.method_origin import origin_of_baseline, origin_of_bundle
 from pipelines.experiments.training_inputs import source_of, training_inputs
@@ -27,12 +29,13 @@ from pipelines.experiments.tuned_baselines import TunedBaselines
 from pipelines.workspace import Workspace
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.errors import CheckpointError, ConfigError
+from recsys_meta.core.types import Params
 from recsys_meta.evaluation.baseline_tuning import edge_warnings
-from recsys_meta.evaluation.cold_start import UnadaptedPredictor, cold_start
 from recsys_meta.evaluation.curve import ColdStartCurve
 from recsys_meta.evaluation.evaluate_batch import metric_names
 from recsys_meta.evaluation.newcomers import describe_newcomers, item_popularity
 from recsys_meta.models.bundle import Bundle
+from recsys_meta.models.protocols import Predictor
 from recsys_meta.store.tracking import evaluations
 
 
@@ -45,11 +48,21 @@ def evaluate(
     dataset: Annotated[str | None, typer.Option(help="Data set; default: the one it was trained on.")] = None,
     order: OrderOption = None,
     min_query: MinQuery = None,
+    engine: Annotated[
+        ExecutionBackend, typer.Option(help="Who measures: this process, or several that Ray runs here.")
+    ] = ExecutionBackend.LOCAL,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes of --engine ray; default: one for each processor.")
+    ] = None,
     json_file: JsonFile = None,
     html: Annotated[Path | None, typer.Option(help="Write report.html and cold_start.png into this folder.")] = None,
     plots: PlotsFolder = None,
 ) -> None:
-    """The cold-start curve of a published model on its meta-test newcomers, with 95% intervals."""
+    """The cold-start curve of a published model on its meta-test newcomers, with 95% intervals.
+
+    The same with either engine; a process of Ray that dies is replaced.
+    """
+    check_backend(engine, workers)
     workspace = Workspace()
     result = measure_bundle(
         workspace,
@@ -59,6 +72,8 @@ def evaluate(
         dataset=dataset,
         order=order,
         min_query=min_query,
+        engine=engine,
+        workers=workers,
     )
     # A bundle in a folder has no name before it is published.
     name = None if workspace.is_bundle(model) else model.partition("@")[0]
@@ -84,6 +99,8 @@ def measure_bundle(
     dataset: str | None = None,
     order: str | None = None,
     min_query: int | None = None,
+    engine: ExecutionBackend = ExecutionBackend.LOCAL,
+    workers: int | None = None,
 ) -> Comparison:
     """Measure the curves of a bundle, of the same without adapting, and of baselines.
 
@@ -100,6 +117,9 @@ def measure_bundle(
     points, seed = protocol.points(data), int(bundle.about["seed"])
     inputs = training_inputs(data, source_of(source, folder), scenario=scenario, split=protocol.split, seed=seed)
     index, split = inputs.index, inputs.split
+    episodes = CurveEpisodes(
+        inputs.source, data.digest, scenario, protocol.split, seed, points, protocol.order, min_query
+    )
     name = str(bundle.about.get("recipe", bundle.predictor.name))
     result = Comparison(data.schema.name, protocol.label(data), metric_names(data), points)
     result.split = split_name(data, protocol.split)
@@ -114,21 +134,17 @@ def measure_bundle(
         seed=inputs.split_seed,
         min_query=min_query,
     )
-    with progress_bar() as progress:
+    with progress_bar() as progress, curve_backend(workers, under_ray=engine is ExecutionBackend.RAY) as measure:
 
-        def curve(predictor: Any, params: Any, label: str) -> ColdStartCurve:
+        def curve(predictor: Predictor, params: Params, label: str, adapts: bool = True) -> ColdStartCurve:
             task = progress.add_task(label, total=len(split.test), note="")
-            result_curve = cold_start(
+            result_curve = measure(
+                inputs,
+                episodes,
                 predictor,
                 params,
-                data,
-                index,
-                split.test,
-                shots=points,
-                order=protocol.order,
-                seed=inputs.split_seed,
-                min_query=min_query,
-                progress=lambda done, _: progress.update(task, completed=done),
+                lambda done: progress.update(task, completed=done),
+                adapts=adapts,
             )
             return ColdStartCurve(label, result_curve.entities, result_curve.values)
 
@@ -137,7 +153,7 @@ def measure_bundle(
         versions = {seed: bundle.version}
         result.methods.append(MethodCurves(name, role, {seed: model_curve}, versions=versions, origins=origins))
         plain = f"{name}-unadapted"
-        plain_curve = curve(UnadaptedPredictor(bundle.predictor), bundle.params, plain)
+        plain_curve = curve(bundle.predictor, bundle.params, plain, adapts=False)
         result.methods.append(MethodCurves(plain, "learner", {seed: plain_curve}, origins=origins))
         requested_names, tuned = parse_baselines(baselines, data), TunedBaselines(inputs)
         for other in _with_reference(requested_names, data):

@@ -53,15 +53,17 @@ def cold_start(
     chunk: int = 64,
     max_rows: int = MAX_ROWS,
     lists: bool = True,
+    first: int = 0,
     progress: Progress | None = None,
 ) -> ColdStartCurve:
     """Evaluate one predictor on entities that it was not trained on.
 
     The order of random supports and of ties depends on `seed` only, so every method is evaluated on the same episodes.
     Where metrics are of rows, at most `max_rows` random query rows of an entity are used. `lists` False leaves out the
-    metrics of lists, which need scores of all entities that share one. `progress` is called with the numbers of
-    entities done and in all. A prediction that is not a number makes the metric of its point NaN, with a warning in
-    the log. Raises ConfigError for shots that are not distinct and >= 0, or a `min_query` below 1.
+    metrics of lists, which need scores of all entities that share one. `first` is the position of the first entity in a
+    curve of which this is a part, a multiple of `chunk`: so ties are as in the whole. `progress` is called with the
+    numbers of entities done and in all. A prediction that is not a number makes the metric of its point NaN, with a
+    warning in the log. Raises ConfigError for shots that are not distinct and >= 0, or a `min_query` below 1.
     """
     if not shots or min(shots) < 0 or len(set(shots)) != len(shots):
         raise ConfigError(f"shots must be distinct numbers >= 0, got {list(shots)}")
@@ -81,17 +83,46 @@ def cold_start(
             if not enough.any():
                 continue
             batch = episodes_at(data, rows, part[enough], k, row_limit, seed)
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + start * 31 + k)
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + (first + start) * 31 + k)
             metrics = evaluate_batch(predictor, body, data, batch, generator, options)
             collector.add(k, start + np.flatnonzero(enough), batch, metrics)
         if progress is not None:
             progress(min(start + chunk, len(entities)), len(entities))
     values = collector.values()
     _warn_of_failures(predictor.name, values)
-    if lists and "mrr" in metric_names(data) and data.schema.objective == "click":
-        ranks = list_reciprocal_ranks(predictor, body, data, rows, entities, shots, least)
-        values = {k: {**v, "mrr": ranks[k]} for k, v in values.items()}
-    return ColdStartCurve(predictor.name, entities, values)
+    curve = ColdStartCurve(predictor.name, entities, values)
+    if lists and has_list_metrics(data):
+        return add_list_metrics(
+            curve, predictor, params, data, index, order=order, seed=seed, min_query=min_query, body=body
+        )
+    return curve
+
+
+def has_list_metrics(data: Dataset) -> bool:
+    """Return True where curves have metrics of lists, which need scores of all entities that share one."""
+    return "mrr" in metric_names(data) and data.schema.objective == "click"
+
+
+@torch.no_grad()
+def add_list_metrics(
+    curve: ColdStartCurve,
+    predictor: Predictor,
+    params: Params,
+    data: Dataset,
+    index: EventIndex,
+    *,
+    order: Order | None = None,
+    seed: int = 0,
+    min_query: int | None = None,
+    body: Params | None = None,
+) -> ColdStartCurve:
+    """Add the metrics of lists to a curve that `cold_start` made without; `body` where it is at hand."""
+    rows, shots = order_rows(index, order or data.schema.order, seed), list(curve.values)
+    least = data.schema.min_query if min_query is None else min_query
+    body = predictor.body(params) if body is None else body
+    ranks = list_reciprocal_ranks(predictor, body, data, rows, curve.entities, shots, least)
+    values = {k: {**v, "mrr": ranks[k]} for k, v in curve.values.items()}
+    return ColdStartCurve(curve.method, curve.entities, values)
 
 
 def _warn_of_failures(method: str, values: Mapping[int, Mapping[str, Values]]) -> None:

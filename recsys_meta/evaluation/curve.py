@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,15 @@ class ColdStartCurve:
     method: str
     entities: IntArray
     values: Mapping[int, Mapping[str, Values]]
+
+    @classmethod
+    def joined(cls, parts: Sequence[ColdStartCurve]) -> ColdStartCurve:
+        """Join the curves of one method over parts of its entities, in their order. Raises ValueError without any."""
+        if not parts:
+            raise ValueError("a curve needs a part")
+        first = parts[0]
+        values = {k: {m: _joined([p.values[k][m] for p in parts]) for m in point} for k, point in first.values.items()}
+        return cls(first.method, np.concatenate([p.entities for p in parts]), values)
 
     def at(self, shots: int, metric: str) -> Values:
         """Values of a metric at one point. Raises NotFoundError for a point or a metric that the curve lacks."""
@@ -55,6 +64,16 @@ class ColdStartCurve:
         means = [_mean_value(metric, values) for values in points if _has_values(values)]
         mean = float(np.mean(means)) if means else float("nan")
         return mean if np.isfinite(mean) else float("nan")
+
+
+def _joined(parts: Sequence[Values]) -> Values:
+    """Values of a point of all parts, one after the other."""
+    samples = [part for part in parts if isinstance(part, RowSample)]
+    if not samples:
+        return np.concatenate([part for part in parts if not isinstance(part, RowSample)])
+    labels = [sample.label for sample in samples if sample.label is not None]
+    entity, value = (np.concatenate([getattr(s, name) for s in samples]) for name in ("entity", "value"))
+    return RowSample(entity, value, np.concatenate(labels) if labels else None)
 
 
 def _listed(names: Iterable[object]) -> str:

@@ -65,8 +65,8 @@ def cooccurring_items(
     order = np.argsort(-counts, kind="stable")
     order = order[counts[order] > 0]
     for items in (order[start : start + BLOCK] for start in range(0, len(order), BLOCK)):
-        found = (columns[:, items].T @ matrix).tocsr() if together is None else together[items]
-        ids, values = _padded_rows(found, items)
+        pairs = (columns[:, items].T @ matrix).tocsr() if together is None else together[items]
+        ids, values = _padded_rows(pairs, items)
         best = torch.topk(values / torch.from_numpy(scale)[ids], min(width, ids.shape[1]), dim=1).indices
         rows = torch.from_numpy(items)
         neighbour[rows, : best.shape[1]] = ids.gather(1, best)
