@@ -3,12 +3,15 @@
     python -m benchmarks.scale_steps DATA ... --json benchmarks/results/scale-steps.json
 
 Each DATA is a prepared folder (`benchmarks.scale_data`). All runs are started, then each takes a few steps in turn, so
-that all meet the same load; seconds are of the processor, medians over steps.
+that all meet the same load; seconds are of the processor, medians over steps. Resident memory is that of the whole
+process after each start, so with the data sets from small to large a difference is what a run takes before its first
+step; with one data set the peak is that of its run.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import sys
 import time
@@ -46,6 +49,7 @@ class TimedRun:
         recipe = find_recipe("flagship", [f"config.negatives={NEGATIVES}", "train.validate_steps=1000000"])
         run = start_training(learner_of(recipe, data), recipe, data, inputs.train_index, inputs.split.train, 0)
         sizes = {"events": len(data.events), "users": data.events.entity_count, "items": data.catalogue - FIRST}
+        sizes["resident_mebibytes"] = peak_mebibytes()
         return cls(sizes, time.process_time() - began, fit(run, lambda _: 0.0))
 
     def take_step(self) -> None:
@@ -53,6 +57,11 @@ class TimedRun:
         began = time.process_time()
         next(self.steps)
         self.seconds.append(time.process_time() - began)
+
+
+def peak_mebibytes() -> int:
+    """Peak resident memory of this process so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def measure(folders: Sequence[Path], rounds: int, warm: int) -> list[dict[str, Any]]:
@@ -84,6 +93,7 @@ def main() -> None:
         machine = machine_facts()
         command = " ".join(["python -m benchmarks.scale_steps", *sys.argv[1:]])
         content = {"bench": "scale-steps", "machine": machine, "command": command, "rows": rows}
+        content["peak_mebibytes"] = peak_mebibytes()
         write_file(given.json, dump_json(content, indent=1).encode())
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from benchmarks import scale_data, scale_steps
+from benchmarks import scale_copies, scale_data, scale_steps
 from recsys_meta.core.errors import ConfigError
+from recsys_meta.core.types import FIRST
 from recsys_meta.data import open_dataset, prepare_custom
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.evaluation.cold_start import cold_start
@@ -45,8 +46,29 @@ def test_sizes_that_do_not_fit_together_are_refused(tmp_path):
         scale_data.make(tmp_path, 100, 50, 40)
 
 
+def test_copies_lie_side_by_side(folder, data, tmp_path):
+    copies = open_dataset(scale_copies.copy_side_by_side(folder, tmp_path / "copies", 3), verify=True)
+    assert (len(copies.events), copies.events.entity_count) == (90_000, 4_500)
+    own = data.catalogue - FIRST
+    assert copies.catalogue == FIRST + 3 * own and copies.vocab.values["item"].is_unique
+    for copy in range(3):
+        first = copies.events.indptr[1_500 * copy]
+        rows = slice(first, first + 30_000)
+        assert np.array_equal(copies.events.item[rows], data.events.item + copy * own)
+        assert np.array_equal(copies.events.time[rows], data.events.time)
+    for item in (FIRST, FIRST + own - 1):
+        for copy in range(3):
+            assert _genres(copies, item + copy * own) == _genres(data, item) != []
+
+
+def _genres(data, item):
+    column = data.items["genres"]
+    return column.values[column.indptr[item] : column.indptr[item + 1]].tolist()
+
+
 @pytest.mark.slow
 def test_steps_are_timed_on_each_data_set_in_turn(folder):
     first, second = scale_steps.measure([folder, folder], rounds=2, warm=0)
     assert (first["events"], first["users"], first["ratio"]) == (30_000, 1_500, 1.0)
     assert first["items"] == second["items"] <= 400 and second["step_seconds"] > 0
+    assert 0 < first["resident_mebibytes"] <= second["resident_mebibytes"]
