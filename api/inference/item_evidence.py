@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from cachetools import TTLCache
@@ -22,12 +23,22 @@ from recsys_meta.inference.recommender import Recommender
 from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest
 from recsys_meta.inference.requests.stored_events import merge_events
 from recsys_meta.store.entities.profiles import read_stored_profile
-from recsys_meta.store.items.item_events import ItemLikes, event_rate, first_likes, items_with_events
+from recsys_meta.store.items.item_events import (
+    ItemLikes,
+    entities_with_events,
+    event_rate,
+    first_likes,
+    items_with_events,
+)
 
 WINDOW_S = 600
 """Length of the windows of time, seconds. All evidence is read anew in each, since time alone changes it and erased
 entities shall leave it. Items are as old as they are at the end of a window, and the rate of events is that of its
 begin: so the processes of all servers, whenever they read, rank an item alike."""
+
+FIRST_WINDOW_S = 10
+"""Length of the windows until a long one has events before it: those of a kind that was never met before came at a
+rate that is not known until then."""
 
 OVERLAP_S = 30.0
 """Time that events may take from their arrival until they can be read, seconds."""
@@ -40,6 +51,19 @@ _TASTE_S = 3600.0  # and for how long, seconds
 _Guide = tuple[Tensor, tuple[int, ...]]  # the taste of an entity, and the ids of the model's items that it liked
 
 
+class _TimeWindow(NamedTuple):
+    begin: float  # seconds since 1970
+    length: float
+    rate: float  # events in a second before it began
+
+    @property
+    def end(self) -> datetime:
+        return datetime.fromtimestamp(self.begin + self.length, UTC)
+
+    def holds(self, moment: float) -> bool:
+        return self.begin <= moment < self.begin + self.length
+
+
 class ItemEvidenceReader:
     """Evidence about the new items of one model: of `recommender`, which may be replaced by another one of the same
     bundle. `evidence` holds what was read last."""
@@ -50,7 +74,7 @@ class ItemEvidenceReader:
         self._database, self.recommender, self._clock = database, recommender, clock
         self._tastes: TTLCache[str, _Guide] = TTLCache(_MOST_TASTES, _TASTE_S)
         self._likes: dict[str, ItemLikes] = {}
-        self._window, self._events_at = -1, datetime.now(UTC)
+        self._window, self._events_at = _TimeWindow(-1.0, 0.0, 0.0), datetime.now(UTC)
         self._items, self._seen = KindItems(), frozenset[str]()
         self.evidence: Mapping[str, ItemEvidence] = {}
 
@@ -59,36 +83,54 @@ class ItemEvidenceReader:
         # What takes longer the more items there are runs in threads: the event loop answers requests.
         schema, before, now = self.recommender.bundle.schema, self._seen, datetime.now(UTC)
         new = before if items is self._items else await asyncio.to_thread(self._new_names, items)
-        window = int(self._clock() // WINDOW_S)
-        is_whole = window != self._window
         if not new:
             is_news, self.evidence, self._items, self._seen = bool(self.evidence), {}, items, new
             return is_news
+        window = await self._find_window()
+        is_whole = window != self._window
+        if is_whole:
+            await self._forget_tastes()
         since = self._events_at - timedelta(seconds=OVERLAP_S)
         active = await self._database.read(partial(items_with_events, kind=schema.kind, since=since))
-        names = new if is_whole else (new & active) | (frozenset() if new is before else new - before)
-        self._items, self._seen = items, new
-        is_news = await self._read_likes(await asyncio.to_thread(sorted, names), schema, is_whole)
-        self._events_at = now
-        if is_news or is_whole:
-            self._window = window
-            rate = await self._event_rate(window, now)
-            self.evidence = await self._weigh(items, new, rate, _begin_of(window + 1))
-        return is_news or is_whole
+        added = frozenset[str]() if new is before else new - before
+        names = await asyncio.to_thread(sorted, new if is_whole else (new & active) | added)
+        likes = await self._read_likes(names, schema, {} if is_whole else self._likes)
+        # That an item was not liked since it came is evidence too, so those that were added have to be weighed.
+        is_news = is_whole or bool(added) or likes != self._likes
+        if is_news:
+            self.evidence = await self._weigh(items, likes, new, window)
+        self._likes, self._events_at, self._items, self._seen, self._window = likes, now, items, new, window
+        return is_news
 
-    async def _event_rate(self, window: int, now: datetime) -> float:
-        """Events in a second before a window began, or until now where there were none."""
-        kind = self.recommender.bundle.schema.kind
-        rate = await self._database.read(partial(event_rate, kind=kind, now=_begin_of(window)))
-        return rate or await self._database.read(partial(event_rate, kind=kind, now=now))
+    async def _find_window(self) -> _TimeWindow:
+        """Find the window of time that it is now: a long one where there were events before it, else a short one where
+        there were some before that."""
+        moment, kind = self._clock(), self.recommender.bundle.schema.kind
+        if self._window.rate and self._window.length == WINDOW_S and self._window.holds(moment):
+            return self._window
+        for length in (WINDOW_S, FIRST_WINDOW_S):
+            begin = moment // length * length
+            before = datetime.fromtimestamp(begin, UTC)
+            rate = await self._database.read(partial(event_rate, kind=kind, now=before))
+            if rate:
+                return _TimeWindow(begin, length, rate)
+        return _TimeWindow(moment // WINDOW_S * WINDOW_S, WINDOW_S, 0.0)
+
+    async def _forget_tastes(self) -> None:
+        """Forget the tastes of those who had events in the window before, or since: other processes read them later."""
+        since = datetime.fromtimestamp(max(self._window.begin - OVERLAP_S, 0.0), UTC)
+        read = partial(entities_with_events, kind=self.recommender.bundle.schema.kind, since=since)
+        for entity in await self._database.read(read) if self._tastes else ():
+            self._tastes.pop(entity, None)
 
     def _new_names(self, items: KindItems) -> frozenset[str]:
         own = self.recommender.own_items
         return frozenset(name for name, item in items.items.items() if item.available and name not in own)
 
-    async def _read_likes(self, names: Sequence[str], schema: Schema, is_whole: bool) -> bool:
-        """Read the likes of some items; return whether any are others than before."""
-        before = {} if is_whole else self._likes
+    async def _read_likes(
+        self, names: Sequence[str], schema: Schema, before: Mapping[str, ItemLikes]
+    ) -> dict[str, ItemLikes]:
+        """Read the likes of some items anew; those of others are as before."""
         likes = dict(before)
         for start in range(0, len(names), _CHUNK):
             chunk = names[start : start + _CHUNK]
@@ -98,15 +140,14 @@ class ItemEvidenceReader:
             for name in chunk:
                 likes.pop(name, None)
             likes |= fresh
-        is_news, self._likes = likes != self._likes, likes
-        return is_news
+        return likes
 
     async def _weigh(
-        self, items: KindItems, new: frozenset[str], rate: float, now: datetime
+        self, items: KindItems, likes: Mapping[str, ItemLikes], new: frozenset[str], window: _TimeWindow
     ) -> dict[str, ItemEvidence]:
-        likes = {name: one for name, one in self._likes.items() if name in new}
+        likes = {name: one for name, one in likes.items() if name in new}
         tastes = await self._tastes_of(dict.fromkeys(e for one in likes.values() for e in one.entities))
-        return await asyncio.to_thread(self._evidence_of, items, likes, tastes, new, rate, now)
+        return await asyncio.to_thread(self._evidence_of, items, likes, tastes, new, window)
 
     def _evidence_of(
         self,
@@ -114,8 +155,7 @@ class ItemEvidenceReader:
         likes: Mapping[str, ItemLikes],
         tastes: Mapping[str, _Guide],
         new: frozenset[str],
-        rate: float,
-        now: datetime,
+        window: _TimeWindow,
     ) -> dict[str, ItemEvidence]:
         nothing = torch.zeros(0, 0)
         model_events = max(float(self.recommender.bundle.popularity.sum()), 1.0)
@@ -124,9 +164,9 @@ class ItemEvidenceReader:
             count, entities = likes.get(name, ItemLikes(0, ()))
             known = [tastes[e] for e in dict.fromkeys(entities) if e in tastes]
             rows, histories = [taste for taste, _ in known], [items for _, items in known]
-            age = max((now - items.created[name]).total_seconds(), 0.0)
+            age = max((window.end - items.created[name]).total_seconds(), 0.0)
             # The item's own events were among all: at least so many there were.
-            traffic = max(rate * age, float(count)) / model_events
+            traffic = max(window.rate * age, float(count)) / model_events
             evidence[name] = ItemEvidence(count, traffic, torch.stack(rows) if rows else nothing, histories)
         return evidence
 
@@ -158,10 +198,6 @@ class ItemEvidenceReader:
         reader = self.recommender.reader
         features, events = read_stored_profile(session, reader.schema.kind, entity)
         return self.recommender.read_support(merge_events(reader, features, events, EntityRequest()))
-
-
-def _begin_of(window: int) -> datetime:
-    return datetime.fromtimestamp(window * WINDOW_S, UTC)
 
 
 def least_liked(schema: Schema) -> float:

@@ -309,15 +309,15 @@ class HeldOutItems:
         return [task[a:b] for a, b in zip(begin, end, strict=True)], end - begin
 
     def _evidence(self, at: IntArray, events: int) -> dict[str, ItemEvidence]:
+        """The first `events` likes of some new items. All have as many, however popular they are: their number is no
+        evidence."""
         if not events:
             return {}
         _, tastes, histories = self._guides
-        likes = float(self.bundle.popularity[FIRST:][torch.from_numpy(self.known)].sum())
-        traffic = events * len(self.known) / max(likes, 1.0)
         evidence = {}
         for i in at.tolist():
             first = self._first_likes[0][i][:events]
-            one = ItemEvidence(events, traffic, tastes[torch.from_numpy(first)], [histories[j] for j in first])
+            one = ItemEvidence(events, None, tastes[torch.from_numpy(first)], [histories[j] for j in first])
             evidence[str(self.new[i])] = one
         return evidence
 

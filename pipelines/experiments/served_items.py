@@ -132,20 +132,20 @@ class ServedItems:
         return fit_projection(scores, self._contents[0], _padded_scores(counts[None])[0], MOST_TASTES, PLACES, left)
 
     def _evidence(self, task: ItemTask) -> dict[str, ItemEvidence]:
-        """First events of the new items, by their id."""
+        """First events of the new items, by their id. At a point of the curve all have as many, however popular they
+        are: their number is no evidence."""
         first = task.support.T.tocsr()
         users = np.unique(task.support.tocoo().row)
         if not len(users):
             return {}
         tastes = self._projection.tastes(_padded_scores(self._evaluation.whole.known_scores(users)[0]))
         histories = np.split(task.history[users].indices, task.history[users].indptr[1:-1])
-        traffic = float(task.shots.mean()) * len(task.known) / max(task.history.nnz, 1)
         evidence = {}
         for position in np.flatnonzero(task.shots):
             guides = first.indices[first.indptr[position] : first.indptr[position + 1]]
             at = np.searchsorted(users, guides[:MOST_GUIDES])
             some = [(histories[i] + FIRST).tolist() for i in at]
-            evidence[str(task.new[position])] = ItemEvidence(len(guides), traffic, tastes[torch.from_numpy(at)], some)
+            evidence[str(task.new[position])] = ItemEvidence(len(guides), None, tastes[torch.from_numpy(at)], some)
         return evidence
 
 

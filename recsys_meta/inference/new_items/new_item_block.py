@@ -177,11 +177,11 @@ def _popularity_excess(expected: Tensor, evidence: Sequence[ItemEvidence | None]
     """Expected log popularity [N] of items beyond that of their content, from the number of their events.
 
     Counts are Poisson with a rate whose prior is a gamma distribution: its mean is what content says, its shape that of
-    the model's own items. Without events and traffic it is 0.
+    the model's own items. Without traffic it is 0.
     """
     prior = expected.double().expm1().clamp(min=1e-3)
-    events = torch.tensor([0 if one is None else one.events for one in evidence], dtype=torch.float64)
-    traffic = torch.tensor([0.0 if one is None else one.traffic for one in evidence], dtype=torch.float64)
+    counts = [(0.0, 0.0) if one is None or one.traffic is None else (one.events, one.traffic) for one in evidence]
+    events, traffic = torch.tensor(counts, dtype=torch.float64).reshape(-1, 2).T
     posterior = (shape + events) / (shape / prior + traffic)
     return (posterior.log1p() - prior.log1p()).float()
 

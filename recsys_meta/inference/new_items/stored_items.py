@@ -25,13 +25,14 @@ class StoredItem(NamedTuple):
 class ItemEvidence(NamedTuple):
     """First events of a new item.
 
-    events: likes; traffic: events of all items since it came, as a share of those that the model was trained on; tastes
-    [n, R]: coordinates of entities that liked it (`Recommender.tastes`); histories: ids of the model's own items that
-    each of these liked.
+    events: likes; traffic: events of all items since it came, as a share of those that the model was trained on, None
+    where that is not known, as after so many likes of each item: their number then says nothing of its popularity;
+    tastes [n, R]: coordinates of entities that liked it (`Recommender.tastes`); histories: ids of the model's own items
+    that each of these liked.
     """
 
     events: int
-    traffic: float
+    traffic: float | None
     tastes: Tensor
     histories: Sequence[Sequence[int]] = ()
 

@@ -27,8 +27,9 @@ Rows = Mapping[str, sp.csr_matrix]
 @dataclass(frozen=True)
 class ContentValues:
     """Values of M known items, as zeros and ones or shares. known: rows [M, V] by feature; levels: quantiles of
-    numbers; links: which known item each padded id of a feature names, -1 for none, where the feature links items; and
-    linking: the known items [V, M] that have each padded id of such a feature."""
+    numbers; links: the column of each padded id of a feature that links items, which is the position of the known item
+    that it names, or one behind those of all known items; and linking: the known items [V, M] that have each padded id
+    of such a feature."""
 
     known: Rows
     levels: Mapping[str, FloatArray]
@@ -40,36 +41,40 @@ class ContentValues:
         """Read features of the known items: ids [M, L] or numbers [M] by name. positions: which known item each padded
         id of a feature names, -1 for none."""
         items = len(next(iter(features.values()))) if features else 0
-        links = {name: p for name, p in positions.items() if is_link(p[FIRST:] >= 0, items)}
+        links = {
+            name: np.where(p >= 0, p, items + np.arange(len(p)))
+            for name, p in positions.items()
+            if is_link(p[FIRST:] >= 0, items)
+        }
         numbers = {n: v.double().numpy() for n, v in features.items() if v.is_floating_point()}
         levels = {name: number_levels(values[np.isfinite(values)]) for name, values in numbers.items()}
         linking = {name: _id_rows(features[name]).T.tocsr() for name in links}
         empty = cls({}, levels, links, linking)
-        known = {name: empty._encode(name, values, items) for name, values in sorted(features.items())}
+        known = {name: empty._encode(name, values) for name, values in sorted(features.items())}
         known = {n: _with_links(m) if n in links else m for n, m in known.items()}
         return cls({name: matrix for name, matrix in known.items() if matrix.nnz}, levels, links, linking)
 
     def rows(self, features: Mapping[str, Tensor], own_ids: Mapping[str, IntArray]) -> Rows:
         """Encode N new items: rows [N, V] by feature. own_ids: the padded ids [N] by which values of a feature that
         links items name the new ones, 0 for none; known items that name one are linked with it."""
-        rows = {name: self._encode(name, features[name], known.shape[1]) for name, known in self.known.items()}
+        rows = {name: self._encode(name, features[name]) for name in self.known}
         for name in self.links.keys() & rows.keys():
-            at = own_ids[name]
-            inside = np.where(at < self.linking[name].shape[0], at, 0)
-            links = rows[name] + self.linking[name][inside].multiply((inside >= FIRST)[:, None])
-            rows[name] = _ones(links.tocsr())
+            at, column = own_ids[name], self.links[name]
+            named = np.flatnonzero((at >= FIRST) & (at < self.linking[name].shape[0]))
+            itself = _indicators(named, column[at[named]], rows[name].shape)
+            linking = _resized(self.linking[name][np.where(np.isin(np.arange(len(at)), named), at, 0)], itself.shape[1])
+            rows[name] = _ones((rows[name] + linking + itself).tocsr())
         return rows
 
-    def _encode(self, name: str, values: Tensor, width: int) -> sp.csr_matrix:
-        """Encode values of N items, [N, V]; of links V is the number of known items, which `width` then is."""
+    def _encode(self, name: str, values: Tensor) -> sp.csr_matrix:
+        """Encode values of N items, [N, V]; of links V is the number of known items and of padded ids."""
         if values.is_floating_point():
             return bin_shares(values.double().numpy(), self.levels[name])
         rows = _id_rows(values)
         if name in self.links:
-            of_id = self.links[name]
-            keep = np.flatnonzero(of_id >= 0)
-            targets = _indicators(keep, of_id[keep], (len(of_id), width))
-            return _ones(_resized(rows, len(of_id)).dot(targets).tocsr())
+            column, items = self.links[name], self.linking[name].shape[1]
+            targets = _indicators(np.arange(len(column)), column, (len(column), items + len(column)))
+            return _ones(_resized(rows, len(column)).dot(targets).tocsr())
         return _resized(rows, self.known[name].shape[1]) if name in self.known else rows
 
 
@@ -145,7 +150,9 @@ def _resized(matrix: sp.csr_matrix, columns: int) -> sp.csr_matrix:
 
 
 def _with_links(matrix: sp.csr_matrix) -> sp.csr_matrix:
-    """Add to links [M, M] those of the other direction, and of each linked item with itself."""
-    both = (matrix + matrix.T).tocsr()
+    """Add to links [M, V] of known items, whose own columns come first, those of the other direction, and of each
+    linked item with itself."""
+    back = _resized(matrix[:, : matrix.shape[0]].T.tocsr(), matrix.shape[1])
+    both = (matrix + back).tocsr()
     ends = np.flatnonzero(np.diff(both.indptr) > 0)
     return _ones((both + _indicators(ends, ends, both.shape)).tocsr())

@@ -73,6 +73,12 @@ def items_with_events(session: Session, kind: str, since: datetime) -> set[str]:
     return set(session.scalars(query))
 
 
+def entities_with_events(session: Session, kind: str, since: datetime) -> set[str]:
+    """Return the entities of events that were stored at a time or later."""
+    query = select(EventRecord.entity).distinct().where(EventRecord.kind == kind, EventRecord.received >= since)
+    return set(session.scalars(query))
+
+
 def event_rate(session: Session, kind: str, now: datetime) -> float:
     """Estimate the events of a kind that are stored in a second, from the newest ones before `now`."""
     before = (EventRecord.kind == kind, EventRecord.received < now)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import update
 
-from api.inference.item_evidence import WINDOW_S, ItemEvidenceReader
+from api.inference.item_evidence import FIRST_WINDOW_S, WINDOW_S, ItemEvidenceReader
 from api.persistence.item_table import ItemTable
 from recsys_meta.inference import recommender as recommenders
 from recsys_meta.inference.new_items.item_placer import ItemPlacer
@@ -359,27 +359,88 @@ def test_a_failure_takes_nothing_down_and_is_logged_once(server, monkeypatch, pl
     assert log.errors.count(says) == 1
 
 
+class EvidenceReading:
+    """Readers of evidence about stored items, at moments of a clock."""
+
+    def __init__(self, server) -> None:
+        items = server.container.items
+        (model,) = items._registry.loaded().values()
+        self._table, self._database, self._recommender = items.table, items._database, model.recommender
+        self._engine = server.container.database.engine
+        self.moment = 0.0
+
+    def reader(self) -> ItemEvidenceReader:
+        return ItemEvidenceReader(self._database, self._recommender, lambda: self.moment)
+
+    def read(self, reader: ItemEvidenceReader, moment: float, **created: float) -> dict:
+        """Evidence that a reader has at a moment, of items that came at others: likes, traffic and tastes by item."""
+        self.moment = moment
+        stored = self._table.of("user").copy()
+        stored.items = {name: stored.items[name] for name in created}
+        stored.created = {name: datetime.fromtimestamp(at, UTC) for name, at in created.items()}
+        asyncio.run(reader.read(stored))
+        return {name: (one.events, one.traffic, one.tastes.tolist()) for name, one in reader.evidence.items()}
+
+    def received(self, moment: float, entity: str | None = None) -> None:
+        """Set when events were stored, those of an entity or all."""
+        change = update(EventRecord).values(received=datetime.fromtimestamp(moment, UTC))
+        with self._engine.begin() as connection:
+            assert connection.execute(change if entity is None else change.where(EventRecord.entity == entity)).rowcount
+
+
 def test_processes_that_read_at_other_times_of_a_window_know_the_same(server):
     put(server, "fresh")
     server.client.post("/v1/events", json={"events": [{"entity": "anna", "item": "fresh"}]})
-    items, database = server.container.items, server.container.database
-    wait(lambda: "fresh" in items.table.of("user").items)
-    begin = time.time() // WINDOW_S * WINDOW_S
-    with database.engine.begin() as connection:
-        earlier = datetime.fromtimestamp(begin - 2, UTC)
-        assert connection.execute(update(EventRecord).values(received=earlier)).rowcount == 1
-    (model,) = items._registry.loaded().values()
-    stored = items.table.of("user").copy()
-    stored.created["fresh"] = datetime.fromtimestamp(begin, UTC)
+    wait(lambda: "fresh" in server.container.items.table.of("user").items)
+    reading, begin = EvidenceReading(server), time.time() // WINDOW_S * WINDOW_S
+    reading.received(begin - 2)
+    first, last, later = (
+        reading.read(reading.reader(), begin + seconds, fresh=begin) for seconds in (1, WINDOW_S - 1, 2 * WINDOW_S)
+    )
+    assert first == last != later
+    assert first["fresh"][0] == 1
 
-    def traffic(moment: float) -> float:
-        reader = ItemEvidenceReader(items._database, model.recommender, lambda: moment)
-        assert asyncio.run(reader.read(stored))
-        assert reader.evidence["fresh"].events == 1
-        return reader.evidence["fresh"].traffic
 
-    assert traffic(begin + 1) == traffic(begin + WINDOW_S - 1)
-    assert traffic(begin + 2 * WINDOW_S) != traffic(begin + 1)
+def test_an_item_that_came_after_a_reading_is_weighed_as_by_a_process_that_reads_now(server):
+    """That nobody liked it since it came is known of it too."""
+    for name in ("fresh", "later"):
+        put(server, name)
+    server.client.post("/v1/events", json={"events": [{"entity": "anna", "item": "i3"}]})
+    wait(lambda: {"fresh", "later"} <= set(server.container.items.table.of("user").items))
+    reading, begin = EvidenceReading(server), time.time() // WINDOW_S * WINDOW_S
+    reading.received(begin - 2)
+    reader = reading.reader()
+    assert set(reading.read(reader, begin + 1, fresh=begin)) == {"fresh"}
+    evidence = reading.read(reader, begin + 5, fresh=begin, later=begin + 2)
+    assert evidence == reading.read(reading.reader(), begin + 9, fresh=begin, later=begin + 2)
+    assert evidence["fresh"][1] > evidence["later"][1] > 0
+
+
+def test_before_a_window_has_events_before_it_short_ones_are_shared(server):
+    put(server, "fresh")
+    server.client.post("/v1/events", json={"events": [{"entity": "anna", "item": "i3"}]})
+    wait(lambda: "fresh" in server.container.items.table.of("user").items)
+    reading, begin = EvidenceReading(server), time.time() // WINDOW_S * WINDOW_S
+    reading.received(begin + 1)
+    moments = (2, FIRST_WINDOW_S + 1, 2 * FIRST_WINDOW_S - 1, 2 * FIRST_WINDOW_S + 1)
+    traffic = [reading.read(reading.reader(), begin + s, fresh=begin)["fresh"][1] for s in moments]
+    assert 0 == traffic[0] < traffic[1] == traffic[2] != traffic[3]
+
+
+def test_tastes_are_read_anew_of_those_who_had_events(server):
+    put(server, "fresh")
+    events = [{"entity": e, "item": item} for e in ("anna", "ben") for item in ("i3", "fresh")]
+    server.client.post("/v1/events", json={"events": events})
+    wait(lambda: "fresh" in server.container.items.table.of("user").items)
+    reading, begin = EvidenceReading(server), time.time() // WINDOW_S * WINDOW_S
+    reading.received(begin - 2)
+    reader = reading.reader()
+    before = reading.read(reader, begin + 1, fresh=begin)
+    server.client.post("/v1/events", json={"events": [{"entity": "anna", "item": i} for i in ("i14", "i15", "i16")]})
+    reading.received(begin + 2, "anna")
+    after = reading.read(reader, begin + WINDOW_S + 1, fresh=begin)
+    assert after["fresh"][2] != before["fresh"][2]
+    assert after == reading.read(reading.reader(), begin + WINDOW_S + 9, fresh=begin)
 
 
 def test_what_is_done_is_in_the_audit_log(server):

@@ -51,10 +51,11 @@ def test_items_that_name_one_another_are_linked_either_way():
     cites = torch.tensor([[3, 0], [0, 0], [5, 0], [0, 0]])  # the first names the second, the third names one to come
     positions = np.array([-1, -1, 0, 1, 2, -1])
     values = ContentValues.fit({"cites": cites}, {"cites": positions})
-    rows = values.rows({"cites": torch.tensor([[4, 0], [1, 0]])}, {"cites": np.array([0, 5])})["cites"].toarray()
-    assert rows.tolist() == [[0, 0, 1, 0], [0, 0, 1, 0]]  # it names the third; the third names it
-    known = values.known["cites"].toarray()
-    assert known.tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    rows = values.rows({"cites": torch.tensor([[4, 0], [1, 0], [5, 0]])}, {"cites": np.array([0, 5, 0])})["cites"]
+    to_come = 4 + 5  # the column of an id that names no known item is behind those of the four
+    # It names the third; the third names it; it names what the third names.
+    assert [row.indices.tolist() for row in rows] == [[2], [2, to_come], [to_come]]
+    assert [sorted(row.indices.tolist()) for row in values.known["cites"]] == [[0, 1], [0, 1], [2, to_come], []]
 
 
 def test_years_are_no_links_where_items_have_numbers_for_names():
