@@ -4,13 +4,13 @@
 
 A server of two workers over PostgreSQL and a redis-server of its own serves a small flagship of simulated users. Items
 are posted one call after another while newcomers ask for lists and events come in; each tenth one is hidden soon after.
-Each worker is asked over a connection of its own which of the items it lists. At a third of the items one worker is
-killed, at two thirds Redis is stopped, which comes back later. At the end each worker has to list the items that
-`recsys-meta recommend` lists from the database (which does not read that items had no events yet, so that its order may
-be another), and the memory of the server is watched while items are hidden and shown again. Times count from the
-sending of a call. The verdict is "as promised" where none took longer than two seconds, each call was answered with
-success, no item was lost or is listed though hidden, and memory grew by 5% at most. How alike workers rank the items is
-shown beside it: each reads anew, when likes come or every ten minutes, for how long items have been there without one.
+Some events are of new items. Each worker is asked over a connection of its own which of the items it lists. At a third
+of the items one worker is killed, at two thirds Redis is stopped, which comes back later. Then the memory of the server
+is watched while items are hidden and shown again. At the end, when all is quiet, each worker has to list the items that
+`recsys-meta recommend` lists from the database (which does not read first events, so that its order is another). Times
+count from the sending of a call. The verdict is "as promised" where none took longer than two seconds, each call was
+answered with success, no item was lost or is listed though hidden, and memory grew by 5% at most. How alike workers
+rank the items is shown beside it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from typing import Any
 import httpx
 import orjson
 
+from api.inference.item_evidence import FIRST_WINDOW_S
 from benchmarks.bench_servers import (
     api_server,
     environment,
@@ -54,6 +55,12 @@ LIMIT_S, GROWTH = 2.0, 0.05
 """What is promised: seconds until each worker lists an item, and how much the server's memory may grow."""
 
 EVENTS = ("f001", "f002", "f003")
+
+SETTLE_S = FIRST_WINDOW_S + 5.0
+"""How long nothing happens before workers are compared, seconds: evidence is read anew in each window of time."""
+
+NEW_SHARE = 0.2
+"""Share of the events that are of new items."""
 
 PATIENCE_S = 60.0
 """How long a worker is asked for a change that it does not show, seconds."""
@@ -114,7 +121,9 @@ async def call(load: LiveLoad, client: httpx.AsyncClient, pause: float) -> None:
     while not load.is_over:
         newcomer = f"stored {load.rng.randrange(200)}"
         if load.rng.random() < 0.3:
-            event = {"entity": newcomer, "item": f"f{load.rng.randrange(1, 800):03}"}
+            is_new = load.names and load.rng.random() < NEW_SHARE
+            item = load.rng.choice(load.names) if is_new else f"f{load.rng.randrange(1, 800):03}"
+            event = {"entity": newcomer, "item": item}
             await send(load, client, "POST", "/v1/events", {"events": [event]})
         else:
             body = {"entity": {"id": newcomer}, "events": [{"item": f"f{load.rng.randrange(1, 800):03}"}], "n": 20}
@@ -170,9 +179,16 @@ async def watch(load: LiveLoad, port: int, server: int, slot: int, stop: asyncio
         await asyncio.sleep(0.02)
     load.lost += len(_unseen(load, seen))
     if client is not None:
-        order = await listed(client, load.names)
-        load.lists.append(order)
         await client.aclose()
+
+
+async def worker_lists(load: LiveLoad, port: int, server: int, workers: int) -> list[list[str]]:
+    """What each worker lists of the items, best first."""
+    lists = []
+    for slot in range(workers):
+        async with aclosing(await worker_client(load, port, server, slot)) as client:
+            lists.append(await listed(client, load.names))
+    return lists
 
 
 def _unseen(load: LiveLoad, seen: set[tuple[str, bool]]) -> list[tuple[str, bool]]:
@@ -264,6 +280,8 @@ async def live(
         memory = await watch_memory(load, client, server, given.seconds)
         load.is_over = True
         await asyncio.gather(*callers)
+        await asyncio.sleep(SETTLE_S)
+        load.lists = await worker_lists(load, port, server, given.workers)
     return load, memory
 
 

@@ -96,6 +96,14 @@ def test_popularity_follows_the_first_events():
     assert list(block.events) == [20, 1, 0, 0]
 
 
+def test_a_number_of_events_among_events_that_are_not_known_says_nothing_of_popularity():
+    projection, _, _, _ = fitted(popularity=1.0)
+    evidence = {"a": ItemEvidence(20, None, torch.zeros(0, projection.rank))}
+    block = build_block(projection, ["a", "b"], torch.zeros(2, DIMS), evidence)
+    assert block.popularity[0] == block.popularity[1]
+    assert list(block.events) == [20, 0]
+
+
 def test_who_liked_it_says_who_likes_it():
     projection, scores, _, users = fitted(noise=1.0)
     liked_by = users[:, 0] > 1
