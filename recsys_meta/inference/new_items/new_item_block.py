@@ -180,9 +180,9 @@ def _popularity_excess(expected: Tensor, evidence: Sequence[ItemEvidence | None]
     the model's own items. Without traffic it is 0.
     """
     prior = expected.double().expm1().clamp(min=1e-3)
-    counts = [(0.0, 0.0) if one is None or one.traffic is None else (one.events, one.traffic) for one in evidence]
-    events, traffic = torch.tensor(counts, dtype=torch.float64).reshape(-1, 2).T
-    posterior = (shape + events) / (shape / prior + traffic)
+    rows = [(0.0, 0.0) if one is None or one.traffic is None else (one.events, one.traffic) for one in evidence]
+    counts = torch.tensor(rows, dtype=torch.float64).reshape(-1, 2)
+    posterior = (shape + counts[:, 0]) / (shape / prior + counts[:, 1])
     return (posterior.log1p() - prior.log1p()).float()
 
 
