@@ -183,7 +183,7 @@ async def watch(load: LiveLoad, port: int, server: int, slot: int, stop: asyncio
 
 
 async def worker_lists(load: LiveLoad, port: int, server: int, workers: int) -> list[list[str]]:
-    """What each worker lists of the items, best first."""
+    """Return what each worker lists of the items, best first."""
     lists = []
     for slot in range(workers):
         async with aclosing(await worker_client(load, port, server, slot)) as client:
