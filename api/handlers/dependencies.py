@@ -9,8 +9,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
 from api.container import AppContainer
-from api.http.authorization import HEADER, Scope, authorize
-from api.http.request_bodies import beside_loop, check_json_type, check_structure
+from api.http.authorization import KEY_HEADER, Scope, authorize
+from api.http.request_bodies import beside_loop, check_json_type, check_structure, find_header, read_body
 from api.http.request_context import request_context
 from recsys_meta.store.database.keyset_pagination import MAX_PAGE_SIZE
 from recsys_meta.wire.field_types import EntityId, Kind, ModelName
@@ -31,16 +31,17 @@ async def authorize_and_parse(request: Request, scope: Scope, model: type[Body])
     """Authorize a caller and parse its body; the container, the parsed body and the body as it was sent. Hot routes
     call this in place of FastAPI's dependencies, which cost more than a whole response from a cache. Raises Problem and
     RequestValidationError, as those do."""
-    authorize(request.app.state.keys, request.scope, request.headers.get(HEADER), scope)
+    app = request.scope["app"]
+    authorize(app.state.keys, request.scope, find_header(request.scope, KEY_HEADER), scope)
     body, raw = await parse_body(request, model)
-    return cast(AppContainer, request.app.state.container), body, raw
+    return cast(AppContainer, app.state.container), body, raw
 
 
 async def parse_body(request: Request, model: type[Body]) -> tuple[Body, bytes]:
     """Parse the body of a caller that has been authorized; return it with what was sent. Raises as
     `authorize_and_parse`."""
     check_json_type(request)
-    raw = await request.body()
+    raw = await read_body(request)
     return await beside_loop(raw, lambda: _parse(model, raw)), raw
 
 

@@ -19,11 +19,14 @@ from recsys_meta.store.access import audit_log
 Scope = Literal["read", "write", "admin"]
 Scopes = frozenset[str]
 HEADER = "X-API-Key"
+KEY_HEADER = HEADER.lower().encode()
+"""The same as it stands in an ASGI scope."""
+
 KEYLESS = "this machine"
 """The actor of a request without a key."""
 
 _required_scopes: dict[Any, Scope] = {}
-_FORWARDED = (b"forwarded", b"x-forwarded-for", b"x-real-ip")
+_FORWARDED = frozenset((b"forwarded", b"x-forwarded-for", b"x-real-ip"))
 _header = APIKeyHeader(
     name=HEADER, auto_error=False, description="A key of `recsys-meta keys create` or of RECSYS_META_API_KEYS"
 )
@@ -99,7 +102,7 @@ def _is_local(scope: Mapping[str, Any]) -> bool:
     if not client or not _is_loopback(str(client[0])):
         return False
     headers = dict(scope["headers"])
-    if any(name in headers for name in _FORWARDED):
+    if not _FORWARDED.isdisjoint(headers):
         return False
     host = headers.get(b"host", b"localhost").decode("latin-1")
     name = host[1 : host.find("]")] if host.startswith("[") else host.partition(":")[0]

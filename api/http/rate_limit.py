@@ -25,7 +25,7 @@ from redis.backoff import NoBackoff
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.http.api_keys import ApiKeyStore
-from api.http.authorization import HEADER
+from api.http.authorization import KEY_HEADER
 from api.http.problem_details import ProblemError, problem_response
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.store.cache.circuit_breaker import CircuitBreaker
@@ -40,7 +40,6 @@ _MAX_CALLERS = 10_000
 _MAX_REFUSAL_S = 1.0  # how long a refusal stands without asking the window again, seconds
 _REDIS_S = 0.25  # how long Redis may take, seconds
 _EXEMPT_PATHS = frozenset(("/livez", "/readyz", "/metrics"))
-_HEADER = HEADER.lower().encode()
 
 
 @dataclass
@@ -147,7 +146,7 @@ def caller_identity(keys: ApiKeyStore, scope: Scope) -> str:
     the smallest that one customer gets. No text that a caller sends becomes part of a name in Redis.
     """
     for name, value in scope["headers"]:
-        if name == _HEADER:
+        if name == KEY_HEADER:
             key = keys.find(value.decode("latin-1"))
             if key is not None:
                 return f"key-{key.id}"

@@ -79,7 +79,7 @@ class _ResponseStart:
             self.context.status = message["status"]
             headers = [*message["headers"], _SAFE, (b"x-request-id", self.context.request_id.encode())]
             # Files of the pages alone say themselves how long they may be kept.
-            if not any(name == b"cache-control" for name, _ in headers):
+            if b"cache-control" not in dict(headers):
                 headers.append(_UNSTORED)
             message["headers"] = headers
         await self.send(message)

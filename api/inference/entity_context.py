@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from api.inference.loaded_model import LoadedModel
 from api.persistence.profile_cache import EntityProfile, ProfileCache
-from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest
+from recsys_meta.inference.requests.entity import EncodedEntity, EntityRequest, Interaction
 from recsys_meta.inference.requests.event_labels import read_labels
 from recsys_meta.inference.requests.event_times import read_times
 from recsys_meta.inference.requests.stored_events import content_id, implicit_label, merge_events
@@ -71,13 +71,10 @@ def to_entity_request(model: LoadedModel, features: Mapping[str, Any], events: S
     time that the model cannot read."""
     fields, schema = model.recommender.reader.fields, model.recommender.bundle.schema
     times, labels = read_times([e.time for e in events], schema), read_labels([e.label for e in events], schema)
-    return EntityRequest(
-        features,
-        [
-            fields.interaction(e.item, label, time, e.context)
-            for e, label, time in zip(events, labels, times, strict=True)
-        ],
-    )
+    rows = zip(events, labels, times, strict=True)
+    if not fields.has_actors:
+        return EntityRequest(features, [Interaction(e.item, label, time, e.context) for e, label, time in rows])
+    return EntityRequest(features, [fields.interaction(e.item, label, time, e.context) for e, label, time in rows])
 
 
 def merge_profile(

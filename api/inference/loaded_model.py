@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
@@ -73,17 +74,17 @@ class LoadedModel:
     variant: str | None = None
     problem: str | None = None
 
-    @property
+    @cached_property
     def version(self) -> str:
         """The bundle's version."""
         return self.recommender.version
 
-    @property
+    @cached_property
     def mark(self) -> str:
         """The version, and what there is of stored items: equal requests get equal lists while it stays."""
         return self.version + self.recommender.catalog.mark
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """Kind of the entities that the model is for."""
         return self.recommender.bundle.schema.kind

@@ -185,16 +185,20 @@ class ModelRegistry:
     def _for_kind(self, kind: str | None) -> LoadedModel:
         if not self.live:
             raise unavailable("No model is in service; publish one with `recsys-meta models publish`")
-        kinds = sorted({s.kind for s in self.live.values()})
+        kinds = {s.kind for s in self.live.values()}
         if kind is None and len(kinds) > 1:
             names = ", ".join(sorted(self.live))
             raise ProblemError(
-                422, f"Several models fit; name a kind ({', '.join(kinds)}) or, in 'model', one of {names}"
+                422, f"Several models fit; name a kind ({', '.join(sorted(kinds))}) or, in 'model', one of {names}"
             )
-        fitting = self.of_kind(kind or kinds[0])
+        kind = kind or next(iter(kinds))
+        default = self.live.get(self.defaults.get(kind, ""))
+        if default is not None and default.kind == kind:
+            return default
+        fitting = self.of_kind(kind)
         if not fitting:
             raise ProblemError(404, f"No model in service is for newcomers of kind '{kind}'")
-        return self.live.get(self.defaults.get(fitting[0].kind, ""), fitting[0])
+        return fitting[0]
 
     async def _find_version(self, name: str, version: str) -> LoadedModel:
         """A version that is not live, or is named by a prefix. Raises Problem where there is none."""

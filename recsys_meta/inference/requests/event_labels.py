@@ -13,9 +13,12 @@ def read_labels(labels: Sequence[float | str | None], schema: Schema | None = No
 
     Raises DataError for the first text that is none of them; it says which there are.
     """
+    texts = [label for label in labels if isinstance(label, str)]
+    if not texts:
+        return list(labels)
     words = {} if schema is None else schema.label_values
-    for label in labels:
-        if isinstance(label, str) and label.strip() not in words:
+    for text in texts:
+        if text.strip() not in words:
             expected = f"a number, or one of {', '.join(sorted(words))}" if words else "a number"
-            raise DataError(f"{label!r} is not a label: expected {expected}", field="label")
+            raise DataError(f"{text!r} is not a label: expected {expected}", field="label")
     return [words[label.strip()] if isinstance(label, str) else label for label in labels]

@@ -21,7 +21,9 @@ def read_times(times: Sequence[float | str | None], schema: Schema | None = None
     Raises DataError for the first text that is no time; it says what the model expects.
     """
     texts = [time for time in times if isinstance(time, str)]
-    seconds = iter(_text_seconds(texts, schema) if texts else ())
+    if not texts:
+        return list(times)
+    seconds = iter(_text_seconds(texts, schema))
     return [next(seconds) if isinstance(time, str) else time for time in times]
 
 

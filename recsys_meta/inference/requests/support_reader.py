@@ -95,8 +95,10 @@ class SupportReader:
         """True for events of a ranking of which only the item is said and counts."""
         if self.schema.objective != "ranking" or self.keeps_order or self.fields.row_fields:
             return False
-        said = any(label is not None or time is not None or context for _, label, time, context, _ in events)
-        return not said and len(events) <= MAX_SUPPORT
+        for _, label, time, context, _ in events:
+            if label is not None or time is not None or context:
+                return False
+        return len(events) <= MAX_SUPPORT
 
     def _read_last_events(self, events: Sequence[Interaction], features: RawFeatures) -> EncodedEntity:
         if self._are_plain(events):

@@ -14,25 +14,28 @@ with many interactions holds no more than its slots, and two states that fall on
 then. The braces make the tag decide the hash slot on a Redis Cluster: all names of an entity lie on one node.
 """
 
-import base64
 import hashlib
 import hmac
+from binascii import b2a_base64
+from functools import lru_cache
 
 SLOTS = "0123456789abcdefghijklmnopqrstuv"
 LISTS = "ABCDEFGH"
 _SEAL = 8  # bytes; a foreign value passes once in 2^64
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _TAG = 6  # bytes; entities that share a tag overwrite each other's states, but never read them
 
 
 def state_key(model_version: str, kind: str, entity: str, support_digest: str) -> str:
     """Return the key of an adapted state: a digest of all that it is derived from. An empty entity is anonymous."""
-    return _key(SLOTS, kind, entity, _digest(model_version, kind, entity, support_digest))
+    return _key(SLOTS, kind, entity, _hash(_model_part(model_version, kind) + _framed(entity, support_digest)))
 
 
 def list_key(model: str, model_version: str, kind: str, entity: str, profile_mark: str, request: bytes) -> str:
     """Return the key of a ranked list: of the request, the model version and the mark of the stored profile."""
     request_digest = hashlib.blake2b(request, digest_size=16).hexdigest()
-    return _key(LISTS, kind, entity, _digest("list", model, model_version, kind, entity, profile_mark, request_digest))
+    rest = _framed(entity, profile_mark, request_digest)
+    return _key(LISTS, kind, entity, _hash(_model_part("list", model, model_version, kind) + rest))
 
 
 def _key(slots: str, kind: str, entity: str, digest: bytes) -> str:
@@ -42,7 +45,7 @@ def _key(slots: str, kind: str, entity: str, digest: bytes) -> str:
 
 def owner_key(kind: str, entity: str) -> str:
     """Return the key that all keys of an entity start with."""
-    return f"{{{_text(_digest(kind, entity)[:_TAG])}}}"
+    return f"{{{_text(_hash(_framed(kind, entity))[:_TAG])}}}"
 
 
 def redis_name(key: str) -> str:
@@ -79,11 +82,18 @@ def _seal(key: str, value: bytes) -> bytes:
     return digest.digest()
 
 
-def _digest(*parts: str) -> bytes:
-    """Return a digest of 128 bits. Each part is preceded by its length: ("ab", "c") and ("a", "bc") differ."""
+def _hash(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def _framed(*parts: str) -> bytes:
+    """Join parts, each preceded by its length: ("ab", "c") and ("a", "bc") differ."""
     raw = [part.encode(errors="surrogatepass") for part in parts]
-    return hashlib.blake2b(b"".join([len(r).to_bytes(8, "big") + r for r in raw]), digest_size=16).digest()
+    return b"".join([len(r).to_bytes(8, "big") + r for r in raw])
+
+
+_model_part = lru_cache(maxsize=256)(_framed)  # the same in every key of a model
 
 
 def _text(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+    return b2a_base64(raw, newline=False).translate(_URL_SAFE).rstrip(b"=").decode()

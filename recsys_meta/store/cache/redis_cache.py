@@ -206,10 +206,11 @@ class RedisCache:
         return parts
 
     def _node(self, key: str) -> RedisNode:
-        node_name = self._node_name(redis_name(key))
-        if node_name not in self._nodes:
-            self._nodes[node_name] = RedisNode(self._breaker, self._fetch)
-        return self._nodes[node_name]
+        node_name = self._node_name(redis_name(key)) if self._clustered else ""
+        node = self._nodes.get(node_name)
+        if node is None:
+            node = self._nodes[node_name] = RedisNode(self._breaker, self._fetch)
+        return node
 
     def _node_name(self, name: str) -> str:
         """Return the name of the node of a key; "" for a single Redis and for a cluster that was never reached."""

@@ -74,3 +74,48 @@ def test_exchanges_wait_for_one_another(redis_server: str, redis_prefix: str) ->
         await client.aclose()
 
     run(work())
+
+
+def test_a_caller_that_goes_away_leaves_the_replies_of_others_in_their_place(redis_server: str) -> None:
+    async def work() -> None:
+        client = redis.asyncio.Redis.from_url(redis_server)
+        connection = RedisConnection(client, 10.0, 10.0)
+        await connection.exchange([("PING",)])
+        gone = asyncio.create_task(connection.exchange([("ECHO", "gone"), ("ECHO", "too")]))
+        stays = asyncio.create_task(connection.exchange([("ECHO", "stays")]))
+        await asyncio.sleep(0)
+        gone.cancel()
+        assert await stays == [b"stays"]
+        assert await connection.exchange([("ECHO", "next")]) == [b"next"]
+        await connection.close()
+        await client.aclose()
+
+    run(work())
+
+
+def test_exchanges_at_the_start_open_one_connection(own_redis: OwnRedis) -> None:
+    async def work() -> None:
+        client = redis.asyncio.Redis.from_url(own_redis.url)
+        connection = RedisConnection(client, 10.0, 10.0)
+        ids = await asyncio.gather(*(connection.exchange([("CLIENT", "ID")]) for _ in range(20)))
+        assert len({one for (one,) in ids}) == 1
+        await connection.close()
+        await client.aclose()
+
+    run(work())
+
+
+def test_what_waits_fails_when_the_server_goes_away(own_redis: OwnRedis) -> None:
+    async def work() -> None:
+        client = redis.asyncio.Redis.from_url(own_redis.url)
+        connection = RedisConnection(client, 10.0, 0.5)
+        await connection.exchange([("PING",)])
+        waiting = asyncio.create_task(connection.exchange([("BLPOP", "nothing", 0)]))
+        await asyncio.sleep(0.1)
+        await asyncio.to_thread(own_redis.stop)
+        with pytest.raises((redis.ConnectionError, OSError)):
+            await waiting
+        await connection.close()
+        await client.aclose()
+
+    run(work())
