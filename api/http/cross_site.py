@@ -16,6 +16,7 @@ SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _OWN_SITES = (b"same-origin", b"none")
+_BROWSER_HEADERS = frozenset((b"origin", b"sec-fetch-site"))
 
 
 class CrossSiteMiddleware:
@@ -41,6 +42,8 @@ def is_cross_site(scope: Scope) -> bool:
     `Sec-Fetch-Site` decides alone where a browser sends it, because no proxy between changes what it says; without it
     (an old browser, or plain HTTP) the origin has to be the host of the request.
     """
+    if _BROWSER_HEADERS.isdisjoint(dict(scope["headers"])):
+        return False
     origins, hosts, sites = list[bytes](), list[bytes](), list[bytes]()
     values_by_name = {b"origin": origins, b"host": hosts, b"sec-fetch-site": sites}
     for name, value in scope["headers"]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.errors import DataError
-from recsys_meta.core.types import FIRST
+from recsys_meta.core.types import FIRST, IntArray
 from recsys_meta.inference.ranking.filters import FeatureFilter, filter_mask, unknown_values
 from recsys_meta.inference.ranking.fresh_slots import (
     MOST_CANDIDATES,
@@ -236,8 +236,7 @@ class ListBuilder:
         values = scores.numpy()
         if candidates is None and mask is None and after is None:
             hidden = self.catalog.hidden_ids if entity_catalog is None else ()
-            if (len(hidden) + len(exclude)) * SKIP_COST < len(values):
-                skip = [*range(FIRST), *hidden, *exclude]
+            if (skip := _few_to_skip(hidden, exclude, len(values))) is not None:
                 return self.catalog.to_items(top_k_array(values, n, skip), entity_catalog)
         candidate_scores = values.copy()
         candidate_scores[:FIRST] = -np.inf
@@ -271,6 +270,11 @@ class ListBuilder:
 
     def top_k_ids(self, scores: Tensor, requests: Sequence[TopKRequest]) -> list[TopK]:
         """Select what `top_k` selects from each row of scores [T, C] of the model's catalogue: scores and ids."""
+        if len(requests) == 1:  # what is left out is passed over, instead of a copy and its search by rows
+            (request,) = requests
+            skip = _few_to_skip(self.catalog.hidden_ids, request.exclude, scores.shape[1])
+            if skip is not None:
+                return [top_k_array(scores.numpy()[0], request.n, skip)]
         candidate_scores = scores.numpy().copy()
         candidate_scores[:, :FIRST] = -np.inf
         candidate_scores[:, self.catalog.hidden_ids] = -np.inf
@@ -292,3 +296,11 @@ class ListBuilder:
                 name: values[0] for name, values in self._encoder.entity_catalogs([entity.catalog]).features.items()
             }
         return filter_mask(filters, self._encoder.schema.item_features, self._encoder.vocab, features)
+
+
+def _few_to_skip(hidden: IntArray | tuple[()], exclude: Collection[int], size: int) -> list[int] | None:
+    """List the ids that no list of a catalogue of some size may hold, where it costs less to look at as many more of
+    the best than to copy all scores; else None."""
+    if (len(hidden) + len(exclude)) * SKIP_COST >= size:
+        return None
+    return [*range(FIRST), *hidden, *exclude]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from recsys_meta.core.errors import DataError
 from recsys_meta.core.schema import Schema
@@ -15,7 +16,7 @@ def read_labels(labels: Sequence[float | str | None], schema: Schema | None = No
     """
     texts = [label for label in labels if isinstance(label, str)]
     if not texts:
-        return list(labels)
+        return cast("list[float | None]", list(labels))
     words = {} if schema is None else schema.label_values
     for text in texts:
         if text.strip() not in words:

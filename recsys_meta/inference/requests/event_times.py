@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ def read_times(times: Sequence[float | str | None], schema: Schema | None = None
     """
     texts = [time for time in times if isinstance(time, str)]
     if not texts:
-        return list(times)
+        return cast("list[float | None]", list(times))
     seconds = iter(_text_seconds(texts, schema))
     return [next(seconds) if isinstance(time, str) else time for time in times]
 

@@ -1,9 +1,9 @@
 """A connection to Redis that one caller keeps, for the exchanges of the hot path.
 
 redis-py takes a connection from its pool for each command, looks after it and gives it back, and has a timer and a task
-for each half of an exchange: two hundred calls of functions. Here it opens the connection, with all that belongs to that
-(TLS, authentication, the database), and then hands over its transport: an exchange is one write, one timer, and what
-hiredis makes of the bytes that come back.
+for each half of an exchange: two hundred calls of functions. Here it opens the connection, with all that belongs to
+that (TLS, authentication, the database), and then hands over its transport: an exchange is one write, one timer, and
+what hiredis makes of the bytes that come back.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ import redis.asyncio
 Command = tuple[str | bytes | int, ...]
 
 _INCOMPLETE = object()
+_pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]
 
 
 class RedisConnection:
@@ -86,7 +87,7 @@ class _ReplyProtocol(asyncio.Protocol):
         """Send commands; return their replies. Raises as `RedisConnection.exchange`."""
         replies: asyncio.Future[list[Any]] = self._loop.create_future()
         self._pending.append((replies, len(commands)))
-        self._transport.write(b"".join([hiredis.pack_command(command) for command in commands]))
+        self._transport.write(b"".join([_pack(command) for command in commands]))
         timer = self._loop.call_later(timeout, self._expire, replies)
         try:
             return await replies
