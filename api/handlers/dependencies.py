@@ -33,16 +33,21 @@ async def authorize_and_parse(request: Request, scope: Scope, model: type[Body])
     RequestValidationError, as those do."""
     app = request.scope["app"]
     authorize(app.state.keys, request.scope, find_header(request.scope, KEY_HEADER), scope)
-    body, raw = await parse_body(request, model)
-    return cast(AppContainer, app.state.container), body, raw
+    check_json_type(request)
+    raw = await read_body(request)
+    return cast(AppContainer, app.state.container), await _parse_beside_loop(model, raw), raw
 
 
 async def parse_body(request: Request, model: type[Body]) -> tuple[Body, bytes]:
     """Parse the body of a caller that has been authorized; return it with what was sent. Raises as
     `authorize_and_parse`."""
     check_json_type(request)
-    raw = await read_body(request)
-    return await beside_loop(raw, lambda: _parse(model, raw)), raw
+    raw = await request.body()  # a middleware or a dependency may have read it before
+    return await _parse_beside_loop(model, raw), raw
+
+
+async def _parse_beside_loop(model: type[Body], raw: bytes) -> Body:
+    return await beside_loop(raw, lambda: _parse(model, raw))
 
 
 def _parse(model: type[Body], raw: bytes) -> Body:

@@ -13,6 +13,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -169,7 +170,7 @@ def _read(content: bytes, at: int, code: int, narrow: int, shape: tuple[int, ...
     return torch.from_numpy(values.copy()).to(dtype), at
 
 
-def _array(content: bytes, at: int, form: str, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
+def _array(content: bytes, at: int, form: str | np.dtype[Any], shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
     kind, count = np.dtype(form), 1
     for n in shape:
         count *= n
