@@ -45,7 +45,8 @@ def find_header(scope: Scope, name: bytes) -> str | None:
 
 
 async def read_body(request: Request) -> bytes:
-    """Read a body that nobody has read yet. One that comes in one piece, as nearly all do, costs no iterator. Raises ClientDisconnect."""
+    """Read a body that nobody has read yet. One that comes in one piece, as nearly all do, costs no iterator. Raises
+    ClientDisconnect."""
     message = await request.receive()
     if message["type"] == "http.disconnect":
         raise ClientDisconnect
