@@ -213,6 +213,27 @@ def test_ctrl_c_stops_with_a_checkpoint_and_resume_goes_on(home, shop):
     assert folder.name in str(stopped.value)
 
 
+def test_the_fifteen_lines_of_the_documentation_run(home, tmp_path, monkeypatch, capsys):
+    """As printed, but for a smaller training."""
+    printed = (ROOT / "docs" / "python.md").read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    assert sum(bool(line.strip()) for line in printed.splitlines()) <= 15
+    events, items, _ = frames(customers=200)
+    film = {"article": "film", "label": "title"}
+    ids = {f"a{i}": f"f{i}" for i in range(30)}
+    events = events.replace({"article": ids}).rename(columns={"customer": "user", **film})
+    events.assign(stars=np.arange(len(events)) % 2 + 4).to_csv(tmp_path / "ratings.csv", index=False)
+    items.assign(genre="drama").replace({"article": ids}).rename(columns=film)[["film", "title", "genre"]].to_csv(
+        tmp_path / "films.csv", index=False
+    )
+    monkeypatch.chdir(tmp_path)
+    small = '"train.epochs": 40, "ensemble.members": [], "new_items.choose": False'
+    names: dict = {}
+    exec(compile(printed.replace('"train.epochs": 10', small), "docs/python.md", "exec"), names)
+    assert names["model"] == f"mine@{names['run'].bundle.version}"
+    assert "itemknn" in (said := capsys.readouterr().out) and "Article" in said
+    assert names["newcomer"].recommend(3)["rank"].tolist() == [1, 2, 3]
+
+
 @pytest.mark.slow
 def test_the_notebook_runs(tmp_path, monkeypatch):
     notebook = json.loads((ROOT / "docs" / "notebooks" / "quickstart.ipynb").read_text(encoding="utf-8"))
