@@ -26,6 +26,8 @@ CURRENT = (1.0, 0.0, 1.0, 0.0, 0.0, 0.0)
 """P, Q, A, B, C and Q E of a row that is up to date."""
 LONGEST = 4096
 """Steps after which all rows of a table are brought up to date, so that its history stays short."""
+SETTLED_ROWS = 65_536
+"""Rows that are brought up to date at a time, where all are: what it takes beside the table does not grow with it."""
 
 
 @dataclass
@@ -175,7 +177,9 @@ class RowUpdates:
 
     def _settle(self, key: str, averages: Params) -> None:
         history = self.histories[key]
-        self._catch_up(key, (history.updated < history.step).nonzero().flatten(), averages)
+        stale = (history.updated < history.step).nonzero().flatten()
+        for start in range(0, len(stale), SETTLED_ROWS):
+            self._catch_up(key, stale[start : start + SETTLED_ROWS], averages)
         history.restart()
 
     def _catch_up(self, key: str, ids: Tensor, averages: Params) -> None:

@@ -77,6 +77,34 @@ def test_row_updates_are_those_of_adamw():
             torch.testing.assert_close(*values)
 
 
+def test_all_rows_are_brought_up_to_date_a_few_at_a_time(monkeypatch):
+    """So that no copy of a whole table is made, and with the same bits."""
+    original, sizes = row_updates.RowUpdates._catch_up, []
+
+    def catch_up(self, key, ids, averages):
+        sizes.append(len(ids))
+        original(self, key, ids, averages)
+
+    monkeypatch.setattr(row_updates.RowUpdates, "_catch_up", catch_up)
+    results = []
+    for rows in (7, 1000):
+        monkeypatch.setattr(row_updates, "SETTLED_ROWS", rows)
+        generator = torch.Generator().manual_seed(0)
+        params = {"item": torch.randn(30, 4, generator=generator).requires_grad_()}
+        optimiser = torch.optim.AdamW(params.values(), lr=1e-2, weight_decay=0.3)
+        updates, averages = row_updates.RowUpdates(optimiser, params), {"item": params["item"].detach().clone()}
+        sizes.clear()
+        for _ in range(3):
+            ids = torch.randperm(30, generator=generator)[:4].sort().values
+            leaves = updates.read({"item": ids}, averages)
+            leaves["item"].grad = torch.randn(4, 4, generator=generator)
+            updates.step({"item": ids}, leaves, averages, 0.95)
+        updates.settle(averages)
+        assert (max(sizes) <= 7) == (rows == 7)
+        results.append({**averages, "own": params["item"].detach(), **optimiser.state[params["item"]]})
+    assert all(torch.equal(results[0][k], results[1][k]) for k in results[0])
+
+
 def begin(learner, **train):
     world = {"rating": rating_world, "ranking": ranking_world}[learner.config.objective](entities=60, items=120)
     index = EventIndex.of(world)
