@@ -1,13 +1,16 @@
 """The best of a large catalogue in two stages: a sketch of the items finds some hundreds, which are scored exactly.
 
 The sketch is the projection of the items' factors onto the few directions in which queries and items vary most, rounded
-to one byte a number. A product of such bytes reads a sixteenth of what the exact one reads, and sums of whole numbers
-are exact, so that an entity gets the same list whichever entities are ranked with it. How many directions there are is
-chosen by recall, on entities that the directions were not made from; where none are enough there is no sketch.
+to whole numbers of one byte. A product of such bytes reads a sixteenth of what the exact one reads, and sums of whole
+numbers are exact, so that an entity gets the same list whichever entities are ranked with it. A processor without
+instructions for bytes takes ten times as long for them as for the same numbers in single precision, in which the sums
+are exact too: the faster form is found when the sketch is made. How many directions there are is chosen by recall, on
+entities that the directions were not made from; where none are enough there is no sketch.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -28,11 +31,13 @@ MIN_RECALL, RECALL_AT = 0.995, 10
 _SAMPLE = 1 << 16
 _LEVELS = 127
 _SHRINKAGE = 0.05
+_BYTE_ROWS, _TRIALS = 96, 5
 
 
 @dataclass(frozen=True)
 class CatalogueSketch:
-    """Sketch of one ranking's items. projection [D, R]: queries to directions; codes [C, R] int8: the items'."""
+    """Sketch of one ranking's items. projection [D, R]: queries to directions; codes [C, R]: the items', whole numbers
+    as int8 or float32."""
 
     ranking: FactorRanking
     projection: FloatArray
@@ -70,10 +75,10 @@ class CatalogueSketch:
         """Rough scores [T, C] of queries [T, D], up to a constant."""
         direction = np.matmul(query[:, None], self.projection)[:, 0]
         step = np.maximum(np.abs(direction).max(1, keepdims=True), np.float32(1e-30)) / np.float32(_LEVELS)
-        codes = torch.from_numpy(np.rint(direction / step).astype(np.int8))
-        product = torch._int_mm(codes, self.codes.T).numpy()
+        product = _multiply(torch.from_numpy(np.rint(direction / step)), self.codes).numpy()
         # Cast and scaled in one pass; the sums are below 2^24, so that casting is exact.
-        rough: FloatArray = np.multiply(product, step, dtype=np.float32, casting="unsafe")
+        out = product if product.dtype == np.float32 else None
+        rough: FloatArray = np.multiply(product, step, out=out, dtype=np.float32, casting="unsafe")
         return rough
 
     def recall(self, state: State, best: Tensor) -> Tensor:
@@ -95,9 +100,8 @@ def find_sketch(
     ranking: FactorRanking | None, states: Sequence[State], score_exactly: Callable[[State], Tensor]
 ) -> CatalogueSketch | None:
     """Find the sketch of the fewest directions that are enough: made from the first half of some states of typical
-    entities, tried on the other half. None where none are enough, where a ranking has no factors, and where the library
-    has no product of bytes."""
-    if ranking is None or not _has_byte_product():
+    entities, tried on the other half. None where none are enough, and where a ranking has no factors."""
+    if ranking is None:
         return None
     half = len(states) // 2
     queries = np.concatenate([ranking.scores(state).query for state in states[:half]]).astype(np.float64)
@@ -147,13 +151,41 @@ def _quantize(ranking: FactorRanking, basis: FloatArray, weight: FloatArray) -> 
     coordinates -= coordinates[FIRST:].mean(0)
     scale = coordinates[FIRST:].abs().amax(0).clamp(min=1e-30) / _LEVELS
     codes = (coordinates / scale).round_().clamp_(-_LEVELS, _LEVELS).to(torch.int8).contiguous()
-    return CatalogueSketch(ranking, (weight * scale.numpy()).astype(np.float32), codes)
+    return CatalogueSketch(ranking, (weight * scale.numpy()).astype(np.float32), _faster_form(codes))
 
 
-def _has_byte_product() -> bool:
+def _multiply(query: Tensor, codes: Tensor) -> Tensor:
+    """Products [T, C] of whole numbers, query [T, R] and codes [C, R], int32 or float32: below 2^24, so exact."""
+    if codes.dtype is torch.int8:
+        return torch._int_mm(query.to(torch.int8), codes.T)
+    return query @ codes.T
+
+
+def _faster_form(codes: Tensor) -> Tensor:
+    """The codes [C, R] int8 or, where it multiplies them in less time or the library has no product of bytes, float32,
+    which take four times the memory."""
+    # A direction after the other in memory: for one query the product reads them in their order.
+    numbers = codes.T.float().contiguous().T
+    query = codes[: FIRST + 1].float()
+    if not _has_byte_product(query, codes):
+        return numbers
+    return min(codes, numbers, key=lambda form: _fastest(query[:1], form))
+
+
+def _has_byte_product(query: Tensor, codes: Tensor) -> bool:
     """True where the library multiplies matrices of bytes, and right."""
-    left, right = (torch.randint(-128, 128, shape, dtype=torch.int8) for shape in ((1, 64), (96, 64)))
+    few = codes[:_BYTE_ROWS]
     try:
-        return torch.equal(torch._int_mm(left, right.T), left.int() @ right.T.int())
+        return torch.equal(_multiply(query, few).float(), _multiply(query, few.float()))
     except (AttributeError, RuntimeError):
         return False
+
+
+def _fastest(query: Tensor, codes: Tensor) -> float:
+    """Seconds that the fastest of some products takes."""
+    times = []
+    for _ in range(_TRIALS):
+        began = time.perf_counter()
+        _multiply(query, codes)
+        times.append(time.perf_counter() - began)
+    return min(times)

@@ -139,3 +139,22 @@ def test_the_recall_of_an_entity_is_that_of_its_list(bundle):
     spoilt = dataclasses.replace(recommender.sketch, codes=-recommender.sketch.codes)
     recommender.sketch = spoilt
     assert recommender.sketch_recall(entity) == 0.0
+
+
+def test_bytes_and_numbers_give_the_same_scores_to_the_last_bit(bundle, monkeypatch):
+    monkeypatch.setattr(catalogue_sketch, "_fastest", lambda query, codes: codes.element_size())
+    small = sketched(bundle)
+    monkeypatch.setattr(catalogue_sketch, "_fastest", lambda query, codes: -codes.element_size())
+    fast = sketched(bundle)
+    assert (small.sketch.codes.dtype, fast.sketch.codes.dtype) == (torch.int8, torch.float32)
+    state = small.adapt([small.read_support(request) for request in requests(7, 5)])
+    assert torch.equal(small.best_scores(state), fast.best_scores(state))
+
+
+def test_a_library_without_a_product_of_bytes_has_numbers(bundle, monkeypatch):
+    expected = sketched(bundle)
+    monkeypatch.delattr(torch, "_int_mm")
+    recommender = sketched(bundle)
+    assert recommender.sketch.codes.dtype is torch.float32
+    state = recommender.adapt([recommender.read_support(requests(1, 5)[0])])
+    assert torch.equal(recommender.best_scores(state), expected.best_scores(state))
