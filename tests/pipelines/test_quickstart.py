@@ -11,6 +11,7 @@ from recsys_meta.store.tracking.promotion_gate import check_promotion
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # the whole walk: five minutes on two cores that others use too
 def test_quickstart_walks_from_data_to_a_live_model_without_data_or_servers(command, tmp_path):
     text = command("quickstart", "--dataset", "simulated-users", "--out", tmp_path)
     assert "nDCG@10" in text and "flagship" in text and "popularity" in text
