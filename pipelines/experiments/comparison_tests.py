@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 ROUNDING = 1e-6
-"""Smallest difference that is one: on labels that are all alike methods differ by the rounding of single precision."""
+"""Smallest difference that is one: where labels are all alike methods differ by the rounding of single precision."""
+ROUNDING_OF_ERRORS = {"rmse": 1e-9, "mae": 2e-5}
+"""The same of errors in units of the labels, squared for RMSE. Small, since labels may be small."""
 
 
 def paired_tests(result: Comparison) -> list[NewPairedTest]:
@@ -31,7 +33,7 @@ def paired_tests(result: Comparison) -> list[NewPairedTest]:
 
 def verdict(metric: str, difference: float, low: float, high: float) -> Verdict:
     """Return whether a method is better or worse than another by the interval of their difference, or neither."""
-    if not (low > 0 or high < 0) or abs(difference) < ROUNDING:
+    if not (low > 0 or high < 0) or abs(difference) < ROUNDING_OF_ERRORS.get(metric, ROUNDING):
         return "open"
     return "better" if (difference > 0) != (metric in LOWER_IS_BETTER) else "worse"
 

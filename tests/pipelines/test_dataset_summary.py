@@ -74,7 +74,9 @@ def test_a_win_is_an_interval_above_zero_in_the_good_direction(metric):
 def test_a_difference_of_rounding_is_a_tie():
     # Ratings that are all alike: predictions differ in the last bits, for every newcomer in the same direction.
     assert verdict("rmse", 5e-10, 5e-10, 6e-10) == "open"
-    assert [verdict("rmse", d, d, d) for d in (2e-6, -2e-6)] == ["worse", "better"]
+    # Labels of a thousandth have squared errors of a millionth, whose differences count.
+    assert [verdict("rmse", d, d, d) for d in (2e-8, -2e-8)] == ["worse", "better"]
+    assert [verdict("logloss", d, d, d) for d in (5e-7, 2e-6)] == ["open", "worse"]
 
 
 def test_a_prediction_that_is_not_a_number_is_neither_tie_nor_loss_and_ranks_last():
