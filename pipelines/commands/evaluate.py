@@ -21,7 +21,7 @@ from pipelines.console import JsonFile, Shots, err, parse_shots, progress_bar
 from pipelines.experiments.comparison import Comparison, MethodCurves
 from pipelines.experiments.comparison_run import reference_baseline, tuning_note
 from pipelines.experiments.comparison_storage import store_comparison
-from pipelines.experiments.curve_workers import CurveEpisodes, curve_backend
+from pipelines.experiments.curve_workers import CurveEpisodes, CurveMethod, curve_backend
 from pipelines.experiments.evaluation_protocol import FLAGSHIPS, EvaluationProtocol, Scenario, split_name
 from pipelines.experiments.method_origin import origin_of_baseline, origin_of_bundle
 from pipelines.experiments.training_inputs import source_of, training_inputs
@@ -138,14 +138,8 @@ def measure_bundle(
 
         def curve(predictor: Predictor, params: Params, label: str, adapts: bool = True) -> ColdStartCurve:
             task = progress.add_task(label, total=len(split.test), note="")
-            result_curve = measure(
-                inputs,
-                episodes,
-                predictor,
-                params,
-                lambda done: progress.update(task, completed=done),
-                adapts=adapts,
-            )
+            method = CurveMethod(predictor, params, adapts)
+            result_curve = measure(inputs, episodes, method, lambda done: progress.update(task, completed=done))
             return ColdStartCurve(label, result_curve.entities, result_curve.values)
 
         role: evaluations.Role = "flagship" if name in FLAGSHIPS else "learner"

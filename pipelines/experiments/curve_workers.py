@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, redi
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from io import StringIO
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +29,7 @@ PARTS_PER_WORKER = 4
 """Parts that the entities are cut into for each process: it makes what it ranks with anew for each."""
 
 Progress = Callable[[int], None]
-"""Told the number of entities that are done."""
+"""Function that is called with the number of entities that are done."""
 
 
 @dataclass(frozen=True)
@@ -48,21 +48,22 @@ class CurveEpisodes:
     """Entities that are evaluated together: ties are drawn for them."""
 
 
-class CurveMeasure(Protocol):
-    """Function that measures the curve of a predictor over the meta-test entities of the inputs."""
+@dataclass(frozen=True)
+class CurveMethod:
+    """Predictor whose curve is measured, with its parameters; without `adapts` it ignores supports."""
 
-    def __call__(
-        self,
-        inputs: TrainingInputs,
-        episodes: CurveEpisodes,
-        predictor: Predictor,
-        params: Params,
-        progress: Progress,
-        *,
-        adapts: bool = True,
-    ) -> ColdStartCurve:
-        """Measure the curve; without `adapts` that of the predictor that ignores supports."""
-        ...
+    predictor: Predictor
+    params: Params
+    adapts: bool = True
+
+    @property
+    def evaluated(self) -> Any:
+        """The predictor as it is evaluated."""
+        return self.predictor if self.adapts else UnadaptedPredictor(self.predictor)
+
+
+CurveMeasure = Callable[[TrainingInputs, CurveEpisodes, CurveMethod, Progress], ColdStartCurve]
+"""Function that measures the curve of a method over the meta-test entities of the inputs."""
 
 
 def curve_backend(workers: int | None, *, under_ray: bool) -> AbstractContextManager[CurveMeasure]:
@@ -74,16 +75,9 @@ def curve_backend(workers: int | None, *, under_ray: bool) -> AbstractContextMan
 
 
 def _measure_locally(
-    inputs: TrainingInputs,
-    episodes: CurveEpisodes,
-    predictor: Predictor,
-    params: Params,
-    progress: Progress,
-    *,
-    adapts: bool = True,
+    inputs: TrainingInputs, episodes: CurveEpisodes, method: CurveMethod, progress: Progress
 ) -> ColdStartCurve:
-    entities = np.sort(inputs.split.test)
-    return _measure(inputs, episodes, predictor, params, entities, adapts=adapts, progress=progress)
+    return _measure(inputs, episodes, method, np.sort(inputs.split.test), progress=progress)
 
 
 @contextmanager
@@ -94,22 +88,14 @@ def _ray_curves(workers: int | None) -> Iterator[CurveMeasure]:
 
 
 def _measure_under_ray(
-    ray: Any,
-    workers: int,
-    inputs: TrainingInputs,
-    episodes: CurveEpisodes,
-    predictor: Predictor,
-    params: Params,
-    progress: Progress,
-    *,
-    adapts: bool = True,
+    ray: Any, workers: int, inputs: TrainingInputs, episodes: CurveEpisodes, method: CurveMethod, progress: Progress
 ) -> ColdStartCurve:
-    entities, model = np.sort(inputs.split.test), ray.put((predictor, params))
+    entities, stored_method = np.sort(inputs.split.test), ray.put(method)
     measure = ray.remote(_measure_in_worker)
     parts = []
     for part in ordered_results(
         ray,
-        lambda piece: measure.remote(episodes, model, adapts, *piece),
+        lambda piece: measure.remote(episodes, stored_method, *piece),
         entity_parts(entities, workers, episodes.chunk),
         PARTS_PER_WORKER * workers,
     ):
@@ -118,11 +104,10 @@ def _measure_under_ray(
     curve = ColdStartCurve.joined(parts)
     if not has_list_metrics(inputs.data):
         return curve
-    method: Any = predictor if adapts else UnadaptedPredictor(predictor)
     return add_list_metrics(
         curve,
-        method,
-        params,
+        method.evaluated,
+        method.params,
         inputs.data,
         inputs.index,
         order=episodes.order,
@@ -138,12 +123,9 @@ def entity_parts(entities: IntArray, workers: int, chunk: int) -> list[tuple[int
     return [(start, entities[start : start + size]) for start in range(0, max(len(entities), 1), size)]
 
 
-def _measure_in_worker(
-    episodes: CurveEpisodes, model: tuple[Predictor, Params], adapts: bool, first: int, entities: IntArray
-) -> ColdStartCurve:
+def _measure_in_worker(episodes: CurveEpisodes, method: CurveMethod, first: int, entities: IntArray) -> ColdStartCurve:
     """Measure the curve over a part of the entities, in a process of Ray."""
-    inputs = _worker_inputs(episodes)
-    return _measure(inputs, episodes, *model, entities, adapts=adapts, lists=False, first=first)
+    return _measure(_worker_inputs(episodes), episodes, method, entities, lists=False, first=first)
 
 
 @lru_cache(maxsize=1)
@@ -160,20 +142,17 @@ def _worker_inputs(episodes: CurveEpisodes) -> TrainingInputs:
 def _measure(
     inputs: TrainingInputs,
     episodes: CurveEpisodes,
-    predictor: Predictor,
-    params: Params,
+    method: CurveMethod,
     entities: IntArray,
     *,
-    adapts: bool,
     lists: bool = True,
     first: int = 0,
     progress: Progress | None = None,
 ) -> ColdStartCurve:
     """Measure the curve over some of the entities, of which the first is at position `first`."""
-    method: Any = predictor if adapts else UnadaptedPredictor(predictor)
     return cold_start(
-        method,
-        params,
+        method.evaluated,
+        method.params,
         inputs.data,
         inputs.index,
         entities,

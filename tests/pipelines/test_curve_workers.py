@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from pipelines.experiments import curve_workers
-from pipelines.experiments.curve_workers import CurveEpisodes, curve_backend, entity_parts
+from pipelines.experiments.curve_workers import CurveEpisodes, CurveMethod, curve_backend, entity_parts
 from pipelines.experiments.thread_count import fixed_threads
 from pipelines.experiments.training_inputs import training_inputs
 from recsys_meta.core.errors import ConfigError
@@ -42,14 +43,14 @@ def under_ray():
 
 @pytest.fixture(scope="module", params=KINDS)
 def setting(request, tmp_path_factory):
-    """Inputs and episodes of a kind of entities, a learner that was not trained and its parameters."""
+    """Inputs and episodes of a kind of entities, and a learner that was not trained."""
     simulated, name = KINDS[request.param]
     folder = tmp_path_factory.mktemp("curves") / "data"
     data, learner = prepare(simulated.tables, folder), LEARNERS[name](LEARNERS[name].Config())
     inputs = training_inputs(data, str(folder), scenario="new", split="seed", seed=3)
     params = learner.init(data, inputs.split.train, torch.Generator().manual_seed(0))
     episodes = CurveEpisodes(str(folder), data.digest, "new", "seed", 3, (0, 1, 5), chunk=4)
-    return inputs, episodes, learner, params
+    return inputs, episodes, CurveMethod(learner, params)
 
 
 def assert_equal(found: ColdStartCurve, wanted: ColdStartCurve) -> None:
@@ -68,10 +69,10 @@ def assert_equal(found: ColdStartCurve, wanted: ColdStartCurve) -> None:
                 np.testing.assert_allclose(other, values, atol=1e-9, rtol=0)
 
 
-def measure_here(setting, **options) -> ColdStartCurve:
+def measure_here(setting) -> ColdStartCurve:
     # Ray's workers have one thread each, and products of several differ in the last bits.
     with fixed_threads(1), curve_backend(None, under_ray=False) as measure:
-        return measure(*setting, lambda _: None, **options)
+        return measure(*setting, lambda _: None)
 
 
 def test_parts_are_whole_chunks_of_all_entities():
@@ -84,14 +85,15 @@ def test_parts_are_whole_chunks_of_all_entities():
 
 @pytest.mark.parametrize("adapts", [True, False])
 def test_parts_joined_are_the_whole(setting, adapts):
-    inputs, episodes, learner, params = setting
+    inputs, episodes, method = setting
+    method = replace(method, adapts=adapts)
     entities = np.sort(inputs.split.test)
     parts = [
-        curve_workers._measure(inputs, episodes, learner, params, e, adapts=adapts, lists=False, first=first)
+        curve_workers._measure(inputs, episodes, method, e, lists=False, first=first)
         for first, e in entity_parts(entities, 2, episodes.chunk)
     ]
     assert len(parts) > 2
-    whole = curve_workers._measure(inputs, episodes, learner, params, entities, adapts=adapts, lists=False)
+    whole = curve_workers._measure(inputs, episodes, method, entities, lists=False)
     assert_equal(ColdStartCurve.joined(parts), whole)
     with pytest.raises(ValueError, match="a part"):
         ColdStartCurve.joined([])
@@ -101,8 +103,10 @@ def test_parts_joined_are_the_whole(setting, adapts):
 @pytest.mark.parametrize("adapts", [True, False])
 def test_every_curve_is_measured_as_without_ray(under_ray, setting, adapts):
     done: list[int] = []
-    found = under_ray(*setting, done.append, adapts=adapts)
-    assert_equal(found, measure_here(setting, adapts=adapts))
+    inputs, episodes, method = setting
+    setting = inputs, episodes, replace(method, adapts=adapts)
+    found = under_ray(*setting, done.append)
+    assert_equal(found, measure_here(setting))
     assert len(done) > WORKERS and done == sorted(done) and done[-1] == len(setting[0].split.test)
 
 
@@ -131,19 +135,19 @@ class MortalPredictor:
 @needs_ray
 @pytest.mark.timeout(300)
 def test_a_killed_worker_is_replaced(under_ray, setting, tmp_path):
-    inputs, episodes, learner, params = setting
-    mortal = MortalPredictor(learner, tmp_path / "killed", os.getpid())
-    found = under_ray(inputs, episodes, mortal, params, lambda _: None)
+    inputs, episodes, method = setting
+    mortal = MortalPredictor(method.predictor, tmp_path / "killed", os.getpid())
+    found = under_ray(inputs, episodes, CurveMethod(mortal, method.params), lambda _: None)
     assert (tmp_path / "killed").exists()
     assert_equal(found, measure_here(setting))
 
 
 @needs_ray
 def test_data_that_were_replaced_are_noticed(under_ray, setting):
-    inputs, episodes, *model = setting
+    inputs, episodes, method = setting
     other = CurveEpisodes(episodes.source, "another", "new", "seed", 3, (0,))
     with pytest.raises(ConfigError, match="was changed meanwhile"):
-        under_ray(inputs, other, *model, lambda _: None)
+        under_ray(inputs, other, method, lambda _: None)
 
 
 def test_without_ray_it_says_what_to_install(command, bundle, monkeypatch):  # noqa: F811
