@@ -75,5 +75,6 @@ def is_installed(name: str) -> bool:
 
 def lacks_input(name: str, data: Dataset) -> bool:
     """True for a baseline that equals popularity because the data set lacks its input."""
-    inputs = {"recent": data.schema.arrival, **dict.fromkeys(("context", "position"), bool(data.schema.context))}
+    context = dict.fromkeys(("context", "position"), bool(data.schema.context))
+    inputs = {"recent": data.schema.arrival, "content-itemknn": bool(data.items), **context}
     return not inputs.get(name, True)

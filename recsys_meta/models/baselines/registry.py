@@ -22,6 +22,7 @@ from recsys_meta.models.baselines.counting.bias_model import ItemMean
 from recsys_meta.models.baselines.counting.popularity import ItemPopularity
 from recsys_meta.models.baselines.counting.random_scores import RandomScores
 from recsys_meta.models.baselines.counting.recent_popularity import RecentPopularity
+from recsys_meta.models.baselines.item_based.content_itemknn import ContentItemKNN
 from recsys_meta.models.baselines.item_based.ease import Ease
 from recsys_meta.models.baselines.item_based.gaussian import GaussianPosterior
 from recsys_meta.models.baselines.item_based.itemknn import ItemKNN
@@ -38,6 +39,7 @@ _BUILTIN: dict[str, type[BaselineConfig]] = {
     "recent": RecentPopularity,
     "item-mean": ItemMean,
     "itemknn": ItemKNN,
+    "content-itemknn": ContentItemKNN,
     "ease": Ease,
     "naive-bayes": NaiveBayes,
     "ials": Ials,

@@ -20,7 +20,7 @@ from recsys_meta.models.baselines.counting.bias_model import ItemMean
 from recsys_meta.models.baselines.counting.popularity import ItemPopularity
 from recsys_meta.models.baselines.counting.recent_popularity import RecentPopularity
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows, popular_item_columns
-from recsys_meta.models.baselines.item_based import ease, itemknn
+from recsys_meta.models.baselines.item_based import ease, itemknn, naive_bayes
 from recsys_meta.models.baselines.item_based.ease import Ease
 from recsys_meta.models.baselines.item_based.gaussian import GaussianPosterior
 from recsys_meta.models.baselines.item_based.item_scores import distinct_weights, mix_with_popularity
@@ -172,10 +172,21 @@ def test_itemknn_is_the_shrunk_similarity(page, monkeypatch, power):
     predictor = ItemKNN(shrink=3.0, power=power, popularity=0.3)
     np.testing.assert_allclose(answer(predictor, page, [0, 3]), expected, rtol=1e-4)
     # A large catalogue keeps neighbours: with room for all of them nothing changes.
-    monkeypatch.setattr(itemknn, "SPARSE_ABOVE", 0)
+    monkeypatch.setattr(itemknn, "MAX_DENSE_ITEMS", 0)
     np.testing.assert_allclose(answer(predictor, page, [0, 3]), expected, rtol=1e-4)
     few = predictor.model_copy(update={"neighbours": 1})
     assert not np.allclose(answer(few, page, [0, 3]), expected)
+
+
+@pytest.mark.parametrize("items", [[0], [1, 3], [0, 2, 4]])
+def test_naive_bayes_of_a_large_catalogue_is_the_same_as_long_as_no_pair_is_cut(page, monkeypatch, items):
+    predictor = NaiveBayes(strength=2.0, trust=0.7)
+    unmet = [i for i in range(5) if i not in items]  # a dense matrix leaves the support's own items as they are
+    expected = answer(predictor, page, items)[unmet]
+    monkeypatch.setattr(naive_bayes, "MAX_DENSE_ITEMS", 0)
+    np.testing.assert_allclose(answer(predictor, page, items)[unmet], expected, rtol=1e-4)
+    few = predictor.model_copy(update={"neighbours": 1})
+    assert not np.allclose(answer(few, page, items)[unmet], expected)
 
 
 @pytest.mark.parametrize("name", BY_POPULARITY)

@@ -7,7 +7,7 @@ import scipy.sparse as sp
 
 from recsys_meta.core.dataset import Dataset, Events, FeatureColumn, Vocabulary
 from recsys_meta.core.schema import FeatureField, Schema
-from recsys_meta.models.new_items.item_content import ItemContent, content_kernel
+from recsys_meta.models.functional.item_content import ItemContent, content_kernel
 from recsys_meta.models.new_items.item_task import ItemTask
 from recsys_meta.models.new_items.signals import nearest_entries, smoothed
 

@@ -23,20 +23,17 @@ from recsys_meta.models.baselines.item_based.item_scores import (
     mix_with_popularity,
     scatter_scores,
 )
-from recsys_meta.models.functional.item_similarity import normalize_cooccurrence
+from recsys_meta.models.functional.item_similarity import MAX_DENSE_ITEMS, normalize_cooccurrence
 from recsys_meta.models.functional.neighbour_lists import cooccurring_items, sum_neighbours
 from recsys_meta.models.protocols import EvidenceMixture
-
-SPARSE_ABOVE = 20_000
-"""Catalogue size above which similarities are lists of neighbours."""
 
 
 class ItemKNN(BaselineConfig):
     """Score of item i: sum over the support's items s of G_si / (n_s^(1-a) n_i^a + shrink), plus popularity.
 
     G counts co-occurrences, n occurrences; a = 1/2 is the shrunk cosine, a = 0 the conditional probability of i
-    given s. Up to SPARSE_ABOVE items there is a dense matrix of the MAX_DENSE_ITEMS most popular ones; in a larger
-    catalogue every item has the `neighbours` items of the most co-occurrences per root of popularity.
+    given s. With more than MAX_DENSE_ITEMS items that training entities met, every item has the `neighbours` items
+    of the most co-occurrences per root of popularity instead of all.
     """
 
     name: ClassVar[str] = "itemknn"
@@ -59,7 +56,7 @@ class ItemKNN(BaselineConfig):
         self.check_objective(data)
         rows = TrainingMatrix.of(data, entities)
         params = {"counts": rows.counts, "log_popularity": log_popularity(rows.counts)}
-        if data.catalogue > SPARSE_ABOVE:
+        if int((rows.counts > 0).sum()) > MAX_DENSE_ITEMS:
             near = cooccurring_items(rows.matrix, rows.counts.numpy(), self.neighbours)
             return params | {"neighbour": near.neighbour.int(), "together": near.value}
         return params | rows.popular[1] | {"together": rows.cooccurrence.clone().fill_diagonal_(0)}

@@ -14,11 +14,14 @@ from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig, mix_evidence
 from recsys_meta.models.baselines.interaction_matrix import TrainingMatrix
 from recsys_meta.models.baselines.item_based.item_scores import (
+    distinct_weights,
     evidence_tables,
     gather_scores,
     locate_support,
     scatter_scores,
 )
+from recsys_meta.models.functional.item_similarity import MAX_DENSE_ITEMS
+from recsys_meta.models.functional.neighbour_lists import cooccurring_items, sum_neighbours
 from recsys_meta.models.protocols import EvidenceMixture
 
 
@@ -26,15 +29,21 @@ class NaiveBayes(BaselineConfig):
     """log p(i) + trust * sum over the support's items s of log [p(s | i) / p(s)].
 
     p(s | i) = (G_si + strength p(s)) / (n_i + strength), so an item without training entities has no influence.
-    `trust` below 1 discounts evidence that is not independent: the larger the support, the less each item adds. With
-    more than MAX_DENSE_ITEMS items the ratios cover the most popular ones. All settings share their parameters.
+    `trust` below 1 discounts evidence that is not independent: the larger the support, the less each item adds. All
+    settings share their parameters.
+
+    The ratio is log [strength / (n_i + strength)] + log [1 + G_si / (strength p(s))], whose second part is 0 where two
+    items never occur together. So with more than MAX_DENSE_ITEMS items that training entities met, each has the second
+    part for the `neighbours` items of the most co-occurrences per root of popularity.
     """
 
     name: ClassVar[str] = "naive-bayes"
+    fit_fields: ClassVar[frozenset[str]] = frozenset({"neighbours"})
     body_fields: ClassVar[frozenset[str]] = frozenset({"strength"})
 
     strength: float = Field(default=30.0, gt=0)
     trust: float = Field(default=0.5, ge=0)
+    neighbours: int = Field(default=200, ge=1)
 
     def search_space(self) -> Mapping[str, tuple[Any, ...]]:
         return {
@@ -45,19 +54,27 @@ class NaiveBayes(BaselineConfig):
     def fit(self, data: Dataset, entities: IntArray) -> Params:
         self.check_objective(data)
         rows = TrainingMatrix.of(data, entities)
-        _, positions = rows.popular
         log_popularity = torch.log1p(rows.counts)
         log_popularity[:FIRST] = 0
-        frequency = (rows.counts[positions["kept"]] / max(rows.matrix.shape[0], 1)).clamp(min=1e-12)
+        frequency = (rows.counts / max(rows.matrix.shape[0], 1)).clamp(min=1e-12)
+        if int((rows.counts > 0).sum()) > MAX_DENSE_ITEMS:
+            near = cooccurring_items(rows.matrix, rows.counts.numpy(), self.neighbours)
+            lists = {"neighbour": near.neighbour.int(), "together": near.value, "counts": rows.counts}
+            return lists | {"log_popularity": log_popularity, "share": frequency}
+        _, positions = rows.popular
         return {
             **positions,
             "log_popularity": log_popularity,
-            "share": frequency,
+            "share": frequency[positions["kept"]],
             "together": rows.cooccurrence,
         }
 
     def body(self, params: Params) -> Params:
         frequency, cooccurrence = params["share"], params["together"]
+        if "neighbour" in params:
+            apart = torch.log(self.strength / (params["counts"] + self.strength))
+            lists = {"value": torch.log1p(cooccurrence / (self.strength * frequency[:, None])), "apart": apart}
+            return lists | {k: params[k] for k in ("neighbour", "counts", "log_popularity")}
         counts = cooccurrence.diagonal()
         pseudo_counts = self.strength * frequency[:, None]
         shift = torch.log((cooccurrence + pseudo_counts) / ((counts + self.strength) * frequency[:, None]))
@@ -65,6 +82,9 @@ class NaiveBayes(BaselineConfig):
         return {k: params[k] for k in ("kept", "place", "log_popularity")} | {"shift": shift}
 
     def adapt(self, body: Params, support: Support) -> State:
+        if "neighbour" in body:
+            is_met = body["counts"][support.rows.item] > 0
+            return {"place": support.rows.item, "weight": distinct_weights(support.rows) * is_met}
         return locate_support(body, support.rows)
 
     def rank(self, body: Params, state: State) -> Tensor:
@@ -79,5 +99,9 @@ class NaiveBayes(BaselineConfig):
 
 def _evidence(body: Params, state: State) -> Tensor:
     """Sum the log-likelihood ratios of the support's items, [T, C]."""
+    if "neighbour" in body:
+        place, weight, catalogue = state["place"], state["weight"], len(body["apart"])
+        together = sum_neighbours(body["neighbour"], body["value"], place, weight, catalogue)
+        return weight.sum(1, keepdim=True) * body["apart"] + together
     shift = gather_scores(body["shift"], state["place"], state["weight"])
     return scatter_scores(shift, body["kept"], len(body["place"]))
