@@ -7,6 +7,7 @@ import torch
 from pipelines.experiments.tuned_baselines import lacks_input
 from recsys_meta.core.types import FIRST, Support
 from recsys_meta.models.baselines.counting.popularity import ItemPopularity
+from recsys_meta.models.baselines.item_based import content_itemknn
 from recsys_meta.models.baselines.item_based.content_itemknn import ContentItemKNN
 from tests.fixtures.simulated_datasets import dataset
 from tests.models.baselines.cases import rows
@@ -82,3 +83,10 @@ def test_nothing_depends_on_who_is_new():
     params = predictor.fit(data, np.array([0, 1]))
     counts = torch.bincount(torch.tensor([i for row in LIBRARIES[:2] for i in row]) + FIRST, minlength=len(TAGS) + FIRST)
     assert torch.equal(params["log_popularity"].argsort(stable=True), counts.double().argsort(stable=True))
+
+
+def test_an_accelerator_where_nothing_is_read_back_gives_the_same_scores(monkeypatch):
+    data, predictor = library(), ContentItemKNN()
+    expected = ranked(predictor, data, [0, 2, 3])
+    monkeypatch.setattr(content_itemknn, "is_readable", lambda tensor: False)
+    np.testing.assert_allclose(ranked(predictor, data, [0, 2, 3]), expected, rtol=1e-5, atol=1e-6)

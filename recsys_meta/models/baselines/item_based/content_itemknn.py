@@ -17,6 +17,7 @@ from recsys_meta.core.types import FloatArray, IntArray, Params, State, Support
 from recsys_meta.models.baselines.base import BaselineConfig, mix_evidence
 from recsys_meta.models.baselines.interaction_matrix import TrainingMatrix, log_popularity
 from recsys_meta.models.baselines.item_based.item_scores import distinct_weights, evidence_tables, mix_with_popularity
+from recsys_meta.models.functional.host_reads import is_readable
 from recsys_meta.models.functional.item_content import ItemContent
 from recsys_meta.models.protocols import EvidenceMixture
 
@@ -53,12 +54,15 @@ class ContentItemKNN(BaselineConfig):
         return tables | {"log_popularity": log_popularity(counts)}
 
     def body(self, params: Params) -> Params:
-        """Column and weight [C, L] of each value, items having length 1, and `width` [V] of zeros."""
-        weight = params["share"] * params["rare"][params["column"]] ** self.rarity
-        weight = functional.normalize(weight, dim=1)
-        width = torch.zeros_like(params["rare"])
-        tables = {"column": params["column"], "weight": weight, "width": width}
-        return tables | {"log_popularity": params["log_popularity"]}
+        """Column and weight [C, L] of each value, items having length 1; and the same by value: the items `item` and
+        their weights `item_weight` of value v stand at `start[v]` to `start[v + 1]`."""
+        column = params["column"]
+        weight = functional.normalize(params["share"] * params["rare"][column] ** self.rarity, dim=1)
+        item, place = weight.nonzero(as_tuple=True)
+        value, order = column[item, place].sort(stable=True)
+        start = torch.searchsorted(value, torch.arange(len(params["rare"]) + 1, dtype=torch.int32))
+        by_value = {"start": start, "item": item[order].int(), "item_weight": weight[item, place][order]}
+        return by_value | {"column": column, "weight": weight, "log_popularity": params["log_popularity"]}
 
     def adapt(self, body: Params, support: Support) -> State:
         return {"item": support.rows.item, "weight": distinct_weights(support.rows)}
@@ -77,10 +81,22 @@ def _evidence(body: Params, state: State) -> Tensor:
     """Sum the cosines with the support's items, [T, C]: the product of each item with the sum of the support's."""
     column = body["column"][state["item"]].flatten(1).long()
     weight = (body["weight"][state["item"]] * state["weight"][:, :, None]).flatten(1)
-    profile = body["width"].new_zeros(len(column), len(body["width"])).scatter_add(1, column, weight)
+    profile = weight.new_zeros(len(column), len(body["start"]) - 1).scatter_add(1, column, weight)
+    if is_readable(profile):
+        return _sparse_product(profile, body)
     columns = profile.T.contiguous()
     cosines: Tensor = functional.embedding_bag(body["column"], columns, mode="sum", per_sample_weights=body["weight"])
     return cosines.T.contiguous()
+
+
+def _sparse_product(profile: Tensor, body: Params) -> Tensor:
+    """Multiply profiles [T, V] with the items, [T, C]. Only the items of values that a profile has are looked at: for
+    one newcomer of a catalogue with many values a tenth of the time."""
+    by_value = sp.csr_matrix(
+        (body["item_weight"].numpy(), body["item"].numpy(), body["start"].int().numpy()),
+        shape=(profile.shape[1], len(body["column"])),
+    )
+    return torch.from_numpy((sp.csr_matrix(profile.numpy()) @ by_value).toarray())
 
 
 def _document_frequency(matrix: sp.csr_matrix, known: IntArray) -> FloatArray:
@@ -96,9 +112,9 @@ def _rarest_values(matrix: sp.csr_matrix, rarity: FloatArray, most: int) -> tupl
     row = np.repeat(np.arange(len(count)), count)
     order = np.lexsort((-rarity[matrix.indices], row))
     place = np.arange(len(order)) - matrix.indptr[row]
-    kept = place < most
+    fits = place < most
     shape = (len(count), int(min(most, count.max(initial=1))))
     column, share = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
-    column[row[kept], place[kept]] = matrix.indices[order[kept]]
-    share[row[kept], place[kept]] = matrix.data[order[kept]]
+    column[row[fits], place[fits]] = matrix.indices[order[fits]]
+    share[row[fits], place[fits]] = matrix.data[order[fits]]
     return column, share
