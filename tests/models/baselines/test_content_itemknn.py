@@ -58,7 +58,7 @@ def test_an_item_that_nobody_has_met_is_found_by_its_features():
 
 def test_a_repeated_item_counts_once_and_an_unknown_one_not_at_all():
     data, predictor = library(), ContentItemKNN()
-    np.testing.assert_array_equal(ranked(predictor, data, [1, 1, 1 - FIRST]), ranked(predictor, data, [1]))
+    np.testing.assert_array_equal(ranked(predictor, data, [1, 1, 2, 1 - FIRST]), ranked(predictor, data, [1, 2]))
 
 
 def test_the_rarest_values_are_kept_where_an_item_has_more():
