@@ -15,9 +15,9 @@ from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.types import FIRST, IntArray, Params
 from recsys_meta.models.bundle import Bundle
 from recsys_meta.models.ensemble.ensemble import Ensemble
+from recsys_meta.models.functional.item_content import ItemContent, unit_rows
 from recsys_meta.models.functional.linear_algebra import truncated_svd
 from recsys_meta.models.functional.prefixed_keys import select_prefix
-from recsys_meta.models.functional.item_content import ItemContent, unit_rows
 from recsys_meta.models.protocols import Learner, Predictor
 
 CONTENT_DIMS, PENALTY = 64, 1.0

@@ -21,9 +21,9 @@ from recsys_meta.episodes.item_split import COLD_TEST, COLD_VALID, TRAIN, WARM_T
 from recsys_meta.evaluation.curve import ColdStartCurve
 from recsys_meta.evaluation.new_items.item_point import BLOCK, ItemPoint
 from recsys_meta.evaluation.new_items.whole_catalogue import WholeCatalogue
+from recsys_meta.models.functional.item_content import ItemContent
 from recsys_meta.models.new_items.catalogue_placement import CataloguePlacement
 from recsys_meta.models.new_items.content_form import PLAIN_FORM, ContentForm
-from recsys_meta.models.functional.item_content import ItemContent
 from recsys_meta.models.new_items.item_task import ItemTask, Scores
 from recsys_meta.models.new_items.methods import ITEM_BASELINES, ItemMethod
 from recsys_meta.models.new_items.signal_blend import (

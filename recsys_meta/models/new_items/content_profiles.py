@@ -15,8 +15,8 @@ import scipy.sparse as sp
 from torch import Tensor
 
 from recsys_meta.core.types import FIRST, FloatArray, IntArray
-from recsys_meta.models.new_items.content_form import ContentForm
 from recsys_meta.models.functional.item_content import bin_shares, is_link, mean_square, number_levels, unit_rows
+from recsys_meta.models.new_items.content_form import ContentForm
 
 ALL_FEATURES = "all features"
 

@@ -11,8 +11,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from recsys_meta.core.types import FloatArray, IntArray
-from recsys_meta.models.functional.linear_algebra import truncated_svd
 from recsys_meta.models.functional.item_content import ItemContent
+from recsys_meta.models.functional.linear_algebra import truncated_svd
 
 DIMS = 128
 """Dimensions of the space of users' histories."""

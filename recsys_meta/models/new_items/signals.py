@@ -11,9 +11,9 @@ import scipy.sparse as sp
 from scipy.optimize import nnls
 
 from recsys_meta.core.types import FloatArray
+from recsys_meta.models.functional.item_content import content_kernel, mean_square, unit_rows
 from recsys_meta.models.functional.linear_algebra import truncated_svd
 from recsys_meta.models.new_items.content_form import PLAIN_FORM, ContentForm
-from recsys_meta.models.functional.item_content import content_kernel, mean_square, unit_rows
 from recsys_meta.models.new_items.item_task import ItemTask, Scores, standardize
 
 MOST_ENTRIES = 50_000_000

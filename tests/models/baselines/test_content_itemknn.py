@@ -78,10 +78,11 @@ def test_without_features_it_is_popularity_and_is_not_tried_unasked():
     assert lacks_input("content-itemknn", data) and not lacks_input("content-itemknn", library())
 
 
-def test_nothing_depends_on_who_is_new():
+def test_popularity_is_that_of_training_entities_alone():
     data, predictor = library(), ContentItemKNN()
     params = predictor.fit(data, np.array([0, 1]))
-    counts = torch.bincount(torch.tensor([i for row in LIBRARIES[:2] for i in row]) + FIRST, minlength=len(TAGS) + FIRST)
+    met = torch.tensor([i for row in LIBRARIES[:2] for i in row]) + FIRST
+    counts = torch.bincount(met, minlength=len(TAGS) + FIRST)
     assert torch.equal(params["log_popularity"].argsort(stable=True), counts.double().argsort(stable=True))
 
 
