@@ -19,6 +19,17 @@ from recsys_meta.models.learners.bayesian.bernoulli import BernoulliPosterior
 from recsys_meta.models.learners.bayesian.gaussian import GaussianPosteriorLearner
 from recsys_meta.models.learners.choice.conditional_logit import ConditionalLogit
 from recsys_meta.models.learners.choice.din import Din
+from recsys_meta.models.learners.choice.gradient_methods import (
+    CaviaDin,
+    HsmlDin,
+    ImplicitMamlDin,
+    LearnedOptimizerDin,
+    MamlPlusPlusDin,
+    MamoDin,
+    MetaLstmDin,
+    MetaSgdDin,
+    ReptileDin,
+)
 from recsys_meta.models.learners.gradient.anil import Anil
 from recsys_meta.models.learners.gradient.boil import Boil
 from recsys_meta.models.learners.gradient.cavia import Cavia
@@ -68,6 +79,15 @@ _BUILTIN: dict[str, type[Any]] = {
     "mwuf": Mwuf,
     "cvar": Cvar,
     "din": Din,
+    "meta-sgd-choice": MetaSgdDin,
+    "maml-pp-choice": MamlPlusPlusDin,
+    "reptile-choice": ReptileDin,
+    "imaml-choice": ImplicitMamlDin,
+    "cavia-choice": CaviaDin,
+    "hsml-choice": HsmlDin,
+    "mamo-choice": MamoDin,
+    "meta-lstm-choice": MetaLstmDin,
+    "learned-optimizer-choice": LearnedOptimizerDin,
     "ridge-head": RidgeHead,
     "bayesian-head": BayesianHead,
     "prototypical": PrototypicalNetwork,

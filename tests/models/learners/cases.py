@@ -20,6 +20,9 @@ ALL = {"adapts": "all", "dims": 8, "steps": 2, "rate": 0.1}
 
 BASED = {"objective": "click", "dims": 8, "hidden": (16, 16), "base_epochs": 6, "base_rate": 1e-2}
 
+DIN = {"dims": 8, "attention": 8, "hidden": (16,), "context_dims": 4, "rate": 0.05}
+DIN_ENTITY = {**DIN, "entity_dims": 4, "rate": 1.0}
+
 # One line for each shape of a learner that is worth testing. A learner without lines runs as it comes.
 CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
     "maml": {
@@ -120,7 +123,20 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
             "members": [{"learner": "lwa", "config": {"dims": 8}}, {"learner": "ridge-head", "config": {"dims": 8}}],
         },
     },
-    "din": {"all": {"adapts": "all", "rate": 0.05}, "head": {"adapts": "head", "rate": 0.1, "order": 2}},
+    "din": {
+        "all": {**DIN, "adapts": "all"},
+        "head": {**DIN, "adapts": "head", "rate": 0.1, "order": 2},
+        "last": {**DIN, "adapts": "last", "rate": 0.1, "order": 2},
+    },
+    "meta-sgd-choice": {"all": DIN},
+    "maml-pp-choice": {"head": {**DIN, "adapts": "head", "steps": 2}},
+    "reptile-choice": {"all": {**DIN, "steps": 2}},
+    "imaml-choice": {"head": {**DIN, "adapts": "head", "steps": 4, "solver_steps": 3}},
+    "cavia-choice": {"entity": {**DIN_ENTITY, "context": 4}},
+    "hsml-choice": {"entity": {**DIN_ENTITY, "code": 8}},
+    "mamo-choice": {"entity": {**DIN_ENTITY, "slots": 4}},
+    "meta-lstm-choice": {"entity": {**DIN_ENTITY, "width": 8, "steps": 2}},
+    "learned-optimizer-choice": {"entity": {**DIN_ENTITY, "width": 8, "steps": 2}},
     "mwuf": {"deepfm": BASED},
     "ridge-head": {"ranking": {"dims": 8}, "rating": {"dims": 8, "objective": "rating"}},
     "bayesian-head": {"ranking": {"dims": 8}, "click": {"dims": 8, "objective": "click"}},

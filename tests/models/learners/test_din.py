@@ -186,7 +186,8 @@ def test_the_step_is_the_gradient_of_each_tasks_own_loss(name):
         seen = interest.encode_history(learner.config, params, replace(one, rows=known))
         own = {k: v.clone().requires_grad_() for k, v in params.items() if k.split(".")[0] in learner.config.groups}
         among = candidates.fixed_negatives(tell, seen["listed"], 3)
-        scores = interest.network_scores(learner.config, params | own, seen, tell, among)
+        inputs = interest.ChoiceInputs.of(seen, tell, among)
+        scores = interest.network_scores(learner.config, params | own, seen, tell, inputs)
         candidates.choice_loss(scores, tell, among).sum().backward()
         for key, value in own.items():
             wanted = params[key] - 0.1 * value.grad
@@ -299,6 +300,18 @@ def test_a_choice_in_pieces_is_the_same(monkeypatch):
     whole = asked(learner, params, batch.support, batch.query)
     monkeypatch.setattr(interest, "PAIR_FLOATS", 1)
     assert_same(asked(learner, params, batch.support, batch.query), whole)
+
+
+@each
+def test_attention_to_pairs_of_items_is_that_to_the_rows_candidates(name, monkeypatch):
+    """Rows that rank the catalogue look the attention up; with few rows it is computed for each candidate."""
+    learner, params, batch = case(name)
+    calls = []
+    monkeypatch.setattr(interest, "pair_logits", lambda *a, f=interest.pair_logits: calls.append(1) or f(*a))
+    looked_up = asked(learner, params, batch.support, batch.query)
+    assert calls
+    monkeypatch.setattr(interest, "TABLE_FLOATS", 0)
+    assert_same(asked(learner, params, batch.support, batch.query), looked_up)
 
 
 def test_items_without_coordinates_or_rows_without_context_are_fine():

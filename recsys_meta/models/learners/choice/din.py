@@ -8,26 +8,34 @@ curriculum (`training.curricula`) around it this is CHAML (Chen et al. 2021), wi
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import Objective
-from recsys_meta.core.types import IntArray, Interactions, Params, State, Support, TaskBatch
+from recsys_meta.core.types import FIRST, IntArray, Interactions, Params, State, Support, TaskBatch
+from recsys_meta.models.functional.choice_features import CANDIDATE_FEATURES, candidate_features
+from recsys_meta.models.functional.choice_statistics import gather_by_task
 from recsys_meta.models.functional.embeddings import is_buffer
 from recsys_meta.models.functional.losses import mean_over_tasks
 from recsys_meta.models.learners.choice import interest_network as interest
 from recsys_meta.models.learners.choice import negative_sampling as candidates
 from recsys_meta.models.learners.choice.interest_network import InterestConfig
+from recsys_meta.models.learners.maml.gradient_learner import GradientLearner, is_recorded
+from recsys_meta.models.learners.maml.inner_step import InnerStep
 from recsys_meta.models.protocols import ParamGroup
 
 FAST_PREFIX = "fast."
+HALF_PREFIX = "half."
+CHOICES = "query.candidates"
+"""Key of a body under which the meta-loss puts the candidates of the queries [T, R, K]."""
+KEPT_PREFIX = "query.kept."
+"""Prefix of keys of a body under which the meta-loss puts the units that dropout keeps, by layer."""
 LOGGED_ROWS = 16
 """Query rows of an entity on which the change of scores by adapting is logged."""
 
@@ -38,7 +46,11 @@ class DinConfig(InterestConfig):
 
     objective: Literal["choice"] = Field(default="choice", description="objective of the data set")
     negatives: int = Field(default=1, ge=1, description="items drawn beside each item taken")
-    adapts: Literal["none", "head", "all"] = Field(default="none", description="what the inner loop adapts")
+    adapts: Literal["none", "entity", "head", "last", "body", "all"] = Field(
+        default="none",
+        description="what the inner loop adapts: the vector of the entity, layers of the perceptron (the last one is "
+        "ANIL, all below it are BOIL), or all layers",
+    )
     order: Literal[1, 2] = Field(default=1, description="order of the outer gradient: through the inner step, or not")
     steps: int = Field(default=1, ge=0, description="inner steps")
     rate: float = Field(default=1e-3, gt=0, description="inner rate at the start")
@@ -47,16 +59,41 @@ class DinConfig(InterestConfig):
     seasoned: int = Field(default=0, ge=0, description="history that a support row must have to be a target")
     decay: float = Field(default=1e-2, ge=0, description="weight decay of all but biases and inner rates")
 
+    @model_validator(mode="after")
+    def _entity(self) -> Self:
+        if self.entity_dims and not self.hidden:
+            raise ValueError("an entity's vector (entity_dims) needs hidden layers to enter")
+        if self.adapts == "entity" and not self.entity_dims:
+            raise ValueError("adapts 'entity' needs a vector of the entity: set entity_dims")
+        return self
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Parts of the model that adapt: the entity's vector, or tensors of weights."""
+        last, hidden = self.last_layer, self.hidden_layers
+        parts = {"none": (), "entity": ("entity",), "last": last, "head": (*hidden, *last)}
+        parts |= {"body": (*hidden, *interest.LOWER_LAYERS), "all": (*hidden, *last, *interest.LOWER_LAYERS)}
+        return parts[self.adapts]
+
     @property
     def groups(self) -> tuple[str, ...]:
-        """Groups of layers that adapt."""
-        head = ("head", "wide") if self.wide else ("head",)
-        return {"none": (), "head": head, "all": (*head, "attention", "item")}[self.adapts]
+        """Groups of parts that adapt, each with a rate of its own."""
+        return tuple(dict.fromkeys(part.partition(".")[0] for part in self.parts))
+
+    @property
+    def rates(self) -> tuple[str, ...]:
+        """Names of the inner rates."""
+        return self.groups
+
+    @property
+    def first_rate(self) -> float:
+        """Initial inner rate."""
+        return self.rate
 
 
 @dataclass(frozen=True)
-class Din:
-    """The learner of choices that this module describes."""
+class Din(GradientLearner):
+    """The learner of choices that this module describes; what methods of `gradient` vary as they do `Maml`."""
 
     config: DinConfig = field(default_factory=DinConfig)
     name: ClassVar[str] = "din"
@@ -69,56 +106,120 @@ class Din:
         data.schema.require_objective("choice", self.name)
         assert homes is not None
         params = interest.init_network(self.config, data, homes, entities, generator)
-        return params | {f"rate.{group}": torch.tensor(math.log(self.config.rate)) for group in self.config.groups}
-
-    def training_state(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
-        """None: training needs nothing beside the parameters."""
-
-    def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
-        """Return the parameters: nothing is chosen after training."""
-        return params
+        return params | self.init_rates(params)
 
     def is_frozen(self, key: str) -> bool:
         return is_buffer(key) or (key.startswith("rate.") and not self.config.learned_rate)
 
     def param_group(self, key: str) -> ParamGroup:
-        plain = key.startswith("rate.") or key.endswith("bias")
+        # A level, or a logarithm, must not shrink to 0.
+        plain = key == "start" or key.startswith(("rate.", "log_")) or key.endswith("bias")
         return ParamGroup(decay=0.0 if plain else self.config.decay)
 
     def body(self, params: Params) -> Params:
         return params
 
-    def adapt(self, body: Params, support: Support) -> State:
-        """The state of `encode_history` and, under "fast.", the entity's own weights of the layers that adapt, each
-        with a leading T."""
+    def start_state(self, body: Params, support: Support) -> State:
+        """The state of `encode_history`; the entity's vector z; under "fast." the weights that adapt, each with a
+        leading T; and under "half." the state of `encode_history` that the steps see."""
         state = interest.encode_history(self.config, body, support)
-        fast = {f"{FAST_PREFIX}{k}": v.expand(support.size, *v.shape) for k, v in body.items() if self._adapts(k)}
-        history_rows, targets = candidates.split_halves(support.rows, self.config.seasoned)
-        if fast and self.config.steps and targets.item.shape[1]:
-            half = interest.encode_history(self.config, body, replace(support, rows=history_rows))
-            outer = torch.is_grad_enabled() and any(v.requires_grad for v in body.values())
-            for _ in range(self.config.steps):
-                fast = self._step(body, half, fast, targets, outer)
-        return {k: v.contiguous() for k, v in (state | fast).items()}
+        if self.config.entity_dims:
+            state["z"] = interest.entity_vectors(body, support)
+        weights = [part for part in self.config.parts if part != "entity"]
+        state |= {f"{FAST_PREFIX}{k}": body[k].expand(support.size, *body[k].shape) for k in weights}
+        if self.config.parts and self.config.steps:
+            counted, targets = candidates.split_halves(support.rows, self.config.seasoned)
+            if targets.item.shape[1]:
+                half = interest.encode_history(self.config, body, replace(support, rows=counted))
+                state |= {f"{HALF_PREFIX}{k}": v for k, v in half.items()}
+        return state
 
-    def _adapts(self, key: str) -> bool:
-        return _part(key) in self.config.groups
+    def inner_rows(self, support: Support) -> Interactions:
+        return candidates.split_halves(support.rows, self.config.seasoned)[1]
 
-    def _step(self, body: Params, half: State, fast: State, targets: Interactions, outer: bool) -> State:
-        """One step down the gradient of each task's own loss: tasks share no fast weight, so it is that of the sum."""
-        second, rates = outer and self.config.order == 2, body
+    def query_rows(self, batch: TaskBatch) -> Interactions:
+        return batch.query
+
+    def final_state(self, state: State, support: Support) -> State:
+        return {k: v.contiguous() for k, v in state.items() if not k.startswith(HALF_PREFIX)}
+
+    def take_steps(
+        self, body: Params, state: State, rows: Interactions, steps: Sequence[InnerStep], *, first_order: bool
+    ) -> State:
+        """Steps down the gradient of each task's own loss: tasks share no leaf, so it is that of the sum."""
+        if not rows.item.shape[1] or not self.config.parts:
+            return state
+        second = is_recorded(body) and not first_order
         if not second:
-            body, half = ({k: v.detach() for k, v in x.items()} for x in (body, half))
+            body, still = ({k: v.detach() for k, v in x.items()} for x in (body, state))
+        loss = self._row_loss(body, state if second else still, rows)
+        own = start = self.own_leaves(body, state)
+        for step in steps:
+            moving = [k for k in own if _part(k) in step.rates]
+            with torch.enable_grad():
+                leaves = {k: v if second and v.requires_grad else v.detach().requires_grad_() for k, v in own.items()}
+                gradients = torch.autograd.grad(loss(leaves).sum(), [leaves[k] for k in moving], create_graph=second)
+            after = dict(own)
+            for key, gradient in zip(moving, gradients, strict=True):
+                before = own[key] if step.keep is None else start[key] + (own[key] - start[key]) * step.keep
+                after[key] = before - step.rates[_part(key)] * gradient
+            own = after
+        return state | own
+
+    def _row_loss(self, body: Params, state: State, rows: Interactions) -> Callable[[State], Tensor]:
+        """Function from leaves of a state to the loss [T] of rows: what does not depend on them is computed once."""
+        half = {k.removeprefix(HALF_PREFIX): v for k, v in state.items() if k.startswith(HALF_PREFIX)}
+        seen = half or state
+        choices = candidates.fixed_negatives(rows, seen["listed"], self.config.inner_negatives)
+        inputs = interest.ChoiceInputs.of(seen, rows, choices)
+
+        def loss(leaves: State) -> Tensor:
+            at = seen | leaves
+            scores = interest.network_scores(self.config, _weights(body, at), at, rows, inputs)
+            return candidates.choice_loss(scores, rows, choices)
+
+        return loss
+
+    def inner_loss(self, body: Params, state: State, rows: Interactions) -> Tensor:
+        if not rows.item.shape[1]:
+            return torch.zeros(len(rows.item), device=rows.item.device)
+        leaves = {k: v for k, v in state.items() if k == "z" or k.startswith(FAST_PREFIX)}
+        return self._row_loss(body, state, rows)(leaves)
+
+    def entity_gradient(self, body: Params, state: State, rows: Interactions) -> Tensor:
+        z = state["z"].detach().requires_grad_()
+        if not rows.item.shape[1]:
+            return torch.zeros_like(z, requires_grad=False)
         with torch.enable_grad():
-            leaves = fast if second else {k: v.detach() for k, v in fast.items()}
-            leaves = {k: v if v.requires_grad else v.requires_grad_() for k, v in leaves.items()}
-            choices = candidates.fixed_negatives(targets, half["listed"], self.config.inner_negatives)
-            total = candidates.choice_loss(self.choose(body, half | leaves, targets, choices), targets, choices).sum()
-            gradients = torch.autograd.grad(total, list(leaves.values()), create_graph=second)
-        return {
-            key: fast[key] - rates[f"rate.{_part(key.removeprefix(FAST_PREFIX))}"].exp() * gradient
-            for key, gradient in zip(leaves, gradients, strict=True)
-        }
+            return torch.autograd.grad(self.inner_loss(body, state | {"z": z}, rows).sum(), z)[0]
+
+    def entity_width(self, params: Params) -> int:
+        return len(params["first.entity"])
+
+    def part_shapes(self, params: Params) -> dict[str, tuple[int, ...]]:
+        return {k: (self.entity_width(params),) if k == "entity" else params[k].shape for k in self.config.parts}
+
+    def own_leaves(self, body: Params, state: State) -> State:
+        names = ["z" if part == "entity" else f"{FAST_PREFIX}{part}" for part in self.config.parts]
+        return {name: state[name] for name in names}
+
+    def adapted_pairs(self, body: Params, start: State, end: State) -> list[tuple[Tensor, Tensor]]:
+        return [(value, end[key]) for key, value in self.own_leaves(body, start).items()]
+
+    def with_constant_steps(self, body: Params, start: State, end: State) -> tuple[Params, State]:
+        return body, start | self.own_leaves(body, end)
+
+    def row_width(self, body: Params) -> int:
+        return self.config.dims + len(CANDIDATE_FEATURES) + 1
+
+    def row_inputs(self, body: Params, start: State, support: Support) -> tuple[Tensor, Tensor]:
+        """Vectors and features of the items that were taken."""
+        rows = support.rows
+        vectors = interest.item_vectors(body, start)
+        own, real = rows.item[:, :, None], (rows.mask & (rows.item >= FIRST))[:, :, None].to(vectors.dtype)
+        features = candidate_features(start, rows, own).squeeze(2)
+        x = torch.cat([gather_by_task(vectors, own).squeeze(2), features, torch.ones_like(real)], 2)
+        return x * real, real.squeeze(2) / real.sum(1).clamp(min=1)
 
     def choose(self, body: Params, state: State, rows: Interactions, candidates: Tensor) -> Tensor:
         return interest.candidate_scores(self.config, _weights(body, state), state, rows, candidates)
@@ -147,29 +248,39 @@ class Din:
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Mean query loss after adapting, against items drawn uniformly; logs the changes of weights and query scores
         by adapting, and the inner rates."""
-        state, query = self.adapt(params, batch.support), batch.query
-        choices = candidates.sample_negatives(batch, state["listed"], self.config.negatives, generator)
-        weights = _weights(params, state)
-        scores = interest.network_scores(self.config, weights, state, query, choices, generator, batch.shard)
-        loss = candidates.choice_loss(scores, query, choices)
-        metrics = self._adaptation_metrics(params, state, query, choices) if self.config.groups else {}
-        return mean_over_tasks(loss, batch.whole.query.mask.any(1), batch.shard), metrics
+        catalogue = batch.support.catalogue
+        assert catalogue is not None, "start_state raises without a catalogue"
+        choices = candidates.sample_negatives(batch, catalogue.mask, self.config.negatives, generator)
+        kept = interest.draw_kept_units(self.config, batch, choices, generator)
+        drawn = {CHOICES: choices} | {f"{KEPT_PREFIX}{i}": mask for i, mask in enumerate(kept)}
+        losses, state = self.task_losses(self.body(params) | drawn, batch)
+        metrics = self._adaptation_metrics(params, state, batch, choices) if self.config.parts else {}
+        return mean_over_tasks(losses, batch.whole.query.mask.any(1), batch.shard), metrics
+
+    def query_loss(self, body: Params, state: State, batch: TaskBatch) -> Tensor:
+        """Loss [T] of the queries against the items that the meta-loss has drawn, with its dropout."""
+        query, choices = batch.query, body[CHOICES]
+        kept = [body[f"{KEPT_PREFIX}{i}"] for i in range(len(self.config.hidden)) if f"{KEPT_PREFIX}{i}" in body]
+        inputs = interest.ChoiceInputs.of(state, query, choices)
+        scores = interest.network_scores(self.config, _weights(body, state), state, query, inputs, kept)
+        return candidates.choice_loss(scores, query, choices)
 
     @torch.no_grad()
-    def _adaptation_metrics(
-        self, params: Params, state: State, query: Interactions, choices: Tensor
-    ) -> dict[str, Tensor]:
-        fast = {k: v for k, v in state.items() if k.startswith(FAST_PREFIX)}
-        initial = {k: params[k.removeprefix(FAST_PREFIX)].expand_as(v) for k, v in fast.items()}
-        change = torch.cat([(fast[k] - initial[k]).flatten(1) for k in fast], 1)
-        some, choices = query.first(LOGGED_ROWS), choices[:, :LOGGED_ROWS]
-        score_change = self.choose(params, state, some, choices) - self.choose(params, state | initial, some, choices)
-        rates = {f"inner_rate.{g}": params[f"rate.{g}"].exp() for g in self.config.groups}
+    def _adaptation_metrics(self, params: Params, state: State, batch: TaskBatch, choices: Tensor) -> dict[str, Tensor]:
+        body, own = self.body(params), self.own_leaves(params, state)
+        initial = {k: params[k.removeprefix(FAST_PREFIX)].expand_as(v) for k, v in own.items() if k != "z"}
+        if "z" in own:
+            initial["z"] = self.start_state(body, batch.support)["z"]
+        change = torch.cat([(own[k] - initial[k]).flatten(1) for k in own], 1)
+        some, choices = batch.query.first(LOGGED_ROWS), choices[:, :LOGGED_ROWS]
+        score_change = self.choose(body, state, some, choices) - self.choose(body, state | initial, some, choices)
+        rates = {f"inner_{k}": v.exp().mean() for k, v in params.items() if k.startswith("rate.")}
         return {"change": change.norm(dim=1).mean(), "moved": score_change.abs().mean(), **rates}
 
 
-def _part(key: str) -> str:
-    return key.split(".", 1)[0]
+def _part(leaf: str) -> str:
+    """Part that a leaf of a state is of."""
+    return "entity" if leaf == "z" else leaf.removeprefix(FAST_PREFIX)
 
 
 def _weights(body: Params, state: State) -> Params:

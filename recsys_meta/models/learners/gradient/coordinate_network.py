@@ -15,22 +15,28 @@ from torch import Tensor
 
 from recsys_meta.core.types import Params
 from recsys_meta.models.learners.maml.maml import MamlConfig
+from recsys_meta.models.protocols import PredictorConfig
 
 SPAN = 10.0
 """Numbers below e^-SPAN are so small that they count linearly."""
 
 
-class CoordinateNetworkConfig(MamlConfig):
-    """Configuration of the learned optimisers, which move the entity's vector alone, by constant gradients."""
+class CoordinateNetworkSettings(PredictorConfig):
+    """Settings of the learned optimisers, which move the entity's vector alone, by constant gradients."""
 
-    adapts: Literal["entity"] = "entity"
-    order: Literal[1] = 1
     steps: int = Field(default=3, ge=1)
     width: int = Field(default=16, ge=1, description="units of the optimiser")
 
     @property
     def rates(self) -> tuple[str, ...]:
         return ("entity",)
+
+
+class CoordinateNetworkConfig(CoordinateNetworkSettings, MamlConfig):
+    """Configuration of the learned optimisers, for the scorer of pairs."""
+
+    adapts: Literal["entity"] = "entity"
+    order: Literal[1] = 1
 
 
 class CoordinateMemory(NamedTuple):

@@ -17,17 +17,17 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import IntArray, Params, State, Support, TaskBatch
 from recsys_meta.models.functional.embeddings import init_mlp, linear
-from recsys_meta.models.learners.maml import task_loss
+from recsys_meta.models.learners.maml.gradient_learner import GradientLearner
 from recsys_meta.models.learners.maml.maml import Maml, MamlConfig
+from recsys_meta.models.protocols import PredictorConfig
 
 
-class HsmlConfig(MamlConfig):
-    """Configuration of `Hsml`."""
+class HsmlSettings(PredictorConfig):
+    """Settings of the method."""
 
     tree: tuple[int, ...] = Field(default=(4, 2), description="clusters of each level, from the leaves up; (): no tree")
     code: int = Field(default=16, ge=1, description="length of a task's embedding")
@@ -35,19 +35,16 @@ class HsmlConfig(MamlConfig):
     restore: float = Field(default=0.01, ge=0, description="weight of the restored rows in the loss")
 
 
-@dataclass(frozen=True)
-class Hsml(Maml):
-    """The learner that this module describes."""
+class HsmlConfig(HsmlSettings, MamlConfig):
+    """Configuration of `Hsml`."""
 
-    config: HsmlConfig = field(default_factory=HsmlConfig)
-    name: ClassVar[str] = "hsml"
-    Config: ClassVar[type[MamlConfig]] = HsmlConfig
+
+class HsmlMethod(GradientLearner):
+    """The method that this module describes, for any network."""
 
     def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
         params = super().init(data, entities, generator)
-        body, code = self.body(params), self.config.code
-        width = len(body["first.entity"]) if self.config.hidden else body["vectors"].shape[1]
-        inputs = body["vectors"].shape[1] + 1
+        code, inputs, width = self.config.code, self.row_width(self.body(params)), self.entity_width(params)
         params |= init_mlp("encode", (inputs, code), generator) | init_mlp("restore", (code, inputs), generator)
         for i, clusters in enumerate(self._levels):
             params |= init_mlp(f"tree.{i}", (code, clusters * code), generator)
@@ -72,15 +69,9 @@ class Hsml(Maml):
 
     def _codes(self, body: Params, start: State, support: Support) -> tuple[Tensor, Tensor, Tensor]:
         """Rows as they are encoded [T, S, V + 1], their codes [T, S, K] and their weights [T, S] in a mean."""
-        rows = task_loss.informative_rows(self.config, support.rows)
-        residual = torch.ones_like(rows.label)
-        if self.config.objective != "ranking":
-            scores = task_loss.item_scores(self.config, body, {"z": start["z"]}, rows.item)
-            residual = rows.label - (torch.sigmoid(scores) if self.config.objective == "click" else scores)
-        e = functional.embedding(rows.item, body["vectors"])
-        x = torch.cat([e, (residual * rows.mask)[:, :, None]], 2)
+        x, weight = self.row_inputs(body, start, support)
         codes = torch.relu(linear(x, body["encode.0.weight"], body["encode.0.bias"]))
-        return x, codes, task_loss.row_weights(rows, e.dtype)
+        return x, codes, weight
 
     def _level(self, body: Params, nodes: Tensor, i: int, clusters: int) -> Tensor:
         """Nodes [T, M, K] of level i above nodes [T, N, K]."""
@@ -98,3 +89,12 @@ class Hsml(Maml):
         restored = linear(codes, body["restore.0.weight"], body["restore.0.bias"])
         error = (restored - x.detach()).square().mean(2)
         return losses + self.config.restore * (error * weight).sum(1), state
+
+
+@dataclass(frozen=True)
+class Hsml(HsmlMethod, Maml):
+    """The learner that this module describes."""
+
+    config: HsmlConfig = field(default_factory=HsmlConfig)
+    name: ClassVar[str] = "hsml"
+    Config: ClassVar[type[MamlConfig]] = HsmlConfig

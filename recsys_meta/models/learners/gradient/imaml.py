@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.autograd import Function
 
 from recsys_meta.core.types import Interactions, Params, State, Support
-from recsys_meta.models.learners.maml import task_loss
-from recsys_meta.models.learners.maml.inner_loop import LEAVES
+from recsys_meta.models.learners.maml.gradient_learner import GradientLearner, is_recorded
 from recsys_meta.models.learners.maml.inner_step import InnerStep
 from recsys_meta.models.learners.maml.maml import Maml, MamlConfig
-from recsys_meta.models.learners.maml.perceptron import ENTITY, ITEM, perceptron_of
+from recsys_meta.models.learners.maml.perceptron import ENTITY, ITEM
+from recsys_meta.models.protocols import PredictorConfig
 
 Product = Callable[[Tensor], Tensor]
 """Product of a matrix for each task with vectors [T, P]."""
@@ -36,21 +36,20 @@ LAYERS = {f"{ENTITY}.weight": "first.entity", f"{ENTITY}.bias": "head.0.bias", f
 """Names in a body of the leaves of a state's first layer; those of the others have one name in both."""
 
 
-class ImplicitMamlConfig(MamlConfig):
-    """Configuration of `ImplicitMaml`."""
+class ImplicitMamlSettings(PredictorConfig):
+    """Settings of the method."""
 
     steps: int = Field(default=16, ge=1)
     strength: float = Field(default=0.3, gt=0, description="proximal term at the start; it is learned")
     solver_steps: int = Field(default=5, ge=1, description="conjugate gradients of an outer gradient")
 
 
-@dataclass(frozen=True)
-class ImplicitMaml(Maml):
-    """The learner that this module describes."""
+class ImplicitMamlConfig(ImplicitMamlSettings, MamlConfig):
+    """Configuration of `ImplicitMaml`."""
 
-    config: ImplicitMamlConfig = field(default_factory=ImplicitMamlConfig)
-    name: ClassVar[str] = "imaml"
-    Config: ClassVar[type[MamlConfig]] = ImplicitMamlConfig
+
+class ImplicitMamlMethod(GradientLearner):
+    """The method that this module describes, for any network."""
 
     def init_rates(self, params: Params) -> Params:
         return super().init_rates(params) | {"log_strength": torch.tensor(math.log(self.config.strength))}
@@ -66,16 +65,14 @@ class ImplicitMaml(Maml):
         still = {k: v.detach() for k, v in body.items()}
         with torch.no_grad():
             state = super().adapt(still, support)
-            if "head" in self.config.groups:  # an outer gradient needs the weights themselves
-                state |= perceptron_of(still, state).spell_out().leaves()
-                state = {k: v for k, v in state.items() if not k.endswith((".inputs", ".deltas"))}
-        if not (torch.is_grad_enabled() and any(v.requires_grad for v in body.values())):
+            own = self.own_leaves(still, state)  # an outer gradient needs the weights themselves
+            state = {k: v for k, v in (state | own).items() if not k.endswith((".inputs", ".deltas"))}
+        if not is_recorded(body):
             return state
-        names = ("head.", *(leaf for part, leaf in LEAVES.items() if part in self.config.parts))
-        own = {k: v for k, v in state.items() if k.startswith(names)}
-        return self._attached(
-            body, self.start_state(body, support), own, task_loss.informative_rows(self.config, support.rows)
-        )
+        start, rows = self.start_state(body, support), self.inner_rows(support)
+        own = {k: v for k, v in state.items() if k in own}
+        end = self._attached(body, start, own, rows) if rows.item.shape[1] else start
+        return {k: end[k] for k in state if k in end}
 
     def _attached(self, body: Params, start: State, end: State, rows: Interactions) -> State:
         """State with the values `end` of what adapts, and the implicit gradient."""
@@ -88,7 +85,7 @@ class ImplicitMaml(Maml):
             return start | {k: part.view(v.shape) for (k, v), part in parts}
 
         def gradient(body: Params, start: State) -> Tensor:
-            loss = task_loss.inner_loss(self.config, body, state_at(point, start), rows).sum()
+            loss = self.inner_loss(body, state_at(point, start), rows).sum()
             return torch.autograd.grad(loss, point, create_graph=True)[0]
 
         values = body | start
@@ -101,6 +98,15 @@ class ImplicitMaml(Maml):
         residual = gradient(body, start) + strength * (point.detach() - torch.cat(origin, 1))
         step: Tensor = _ImplicitStep.apply(residual, product, self.config.solver_steps)  # type: ignore[no-untyped-call]
         return state_at(point.detach() + step, start)
+
+
+@dataclass(frozen=True)
+class ImplicitMaml(ImplicitMamlMethod, Maml):
+    """The learner that this module describes."""
+
+    config: ImplicitMamlConfig = field(default_factory=ImplicitMamlConfig)
+    name: ClassVar[str] = "imaml"
+    Config: ClassVar[type[MamlConfig]] = ImplicitMamlConfig
 
 
 class _ImplicitStep(Function):

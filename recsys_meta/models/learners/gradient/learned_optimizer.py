@@ -22,17 +22,12 @@ from recsys_meta.models.learners.gradient.coordinate_network import (
     init_coordinate_network,
     remember,
 )
-from recsys_meta.models.learners.maml.inner_loop import entity_gradient
+from recsys_meta.models.learners.maml.gradient_learner import GradientLearner
 from recsys_meta.models.learners.maml.maml import Maml, MamlConfig
 
 
-@dataclass(frozen=True)
-class LearnedOptimizer(Maml):
-    """The learner that this module describes."""
-
-    config: CoordinateNetworkConfig = field(default_factory=CoordinateNetworkConfig)
-    name: ClassVar[str] = "learned-optimizer"
-    Config: ClassVar[type[MamlConfig]] = CoordinateNetworkConfig
+class LearnedOptimizerMethod(GradientLearner):
+    """The method that this module describes, for any network."""
 
     def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
         network = init_coordinate_network(2, self.config.width, generator)
@@ -44,8 +39,17 @@ class LearnedOptimizer(Maml):
         memory = CoordinateMemory.empty(z.numel(), self.config.width, z)
         for _ in range(self.config.steps if rows.item.shape[1] else 0):
             with torch.no_grad():
-                gradient = entity_gradient(self.config, body, state | {"z": z}, rows)
+                gradient = self.entity_gradient(body, state | {"z": z}, rows)
             memory = remember(body, [gradient], memory)
             update = gradient + (memory.hidden @ body["update"]).view_as(z)
             z = torch.where(some, z - body["rate.entity"].exp() * update, z)
         return state | {"z": z}
+
+
+@dataclass(frozen=True)
+class LearnedOptimizer(LearnedOptimizerMethod, Maml):
+    """The learner that this module describes."""
+
+    config: CoordinateNetworkConfig = field(default_factory=CoordinateNetworkConfig)
+    name: ClassVar[str] = "learned-optimizer"
+    Config: ClassVar[type[MamlConfig]] = CoordinateNetworkConfig

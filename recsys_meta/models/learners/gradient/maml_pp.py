@@ -10,7 +10,7 @@ are of first order. Its batch normalisation by step has no counterpart here; its
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 import torch
@@ -18,32 +18,34 @@ from pydantic import Field
 from torch import Tensor
 
 from recsys_meta.core.types import Params, State, TaskBatch
-from recsys_meta.models.learners.maml import task_loss
+from recsys_meta.models.learners.maml.gradient_learner import GradientLearner
 from recsys_meta.models.learners.maml.inner_step import InnerStep
 from recsys_meta.models.learners.maml.maml import Maml, MamlConfig
+from recsys_meta.models.protocols import PredictorConfig
 
 
-class MamlPlusPlusConfig(MamlConfig):
-    """Configuration of `MamlPlusPlus`."""
+class MamlPlusPlusSettings(PredictorConfig):
+    """Settings of the method."""
 
     steps: int = Field(default=3, ge=1)
     multi_step_share: float = Field(default=0.3, ge=0, le=1, description="share of training with a loss on every step")
     first_order_share: float = Field(default=0.0, ge=0, le=1, description="share of training in first order, at first")
 
 
-@dataclass(frozen=True)
-class MamlPlusPlus(Maml):
-    """The learner that this module describes; `progress` is the share of training that is over."""
+class MamlPlusPlusConfig(MamlPlusPlusSettings, MamlConfig):
+    """Configuration of `MamlPlusPlus`."""
 
-    config: MamlPlusPlusConfig = field(default_factory=MamlPlusPlusConfig)
-    progress: float = 1.0
-    name: ClassVar[str] = "maml-pp"
-    Config: ClassVar[type[MamlConfig]] = MamlPlusPlusConfig
+
+class MamlPlusPlusMethod(GradientLearner):
+    """The method that this module describes, for any network; `progress` is the share of training that is over."""
+
+    progress: float
 
     def at_progress(self, progress: float) -> Self:
         """The learner at a share of training: what it anneals is as it is then."""
         order = 1 if progress < self.config.first_order_share else self.config.order
-        return replace(self, progress=progress, config=self.config.model_copy(update={"order": order}))
+        config = self.config.model_copy(update={"order": order})
+        return type(self)(config, progress)  # type: ignore[call-arg]
 
     def init_rates(self, params: Params) -> Params:
         start = torch.full((self.config.steps,), math.log(self.config.first_rate))
@@ -63,9 +65,19 @@ class MamlPlusPlus(Maml):
         if not weight:
             return super().task_losses(body, batch)
         state, losses = self.start_state(body, batch.support), batch.support.rows.label.new_zeros(batch.support.size)
-        rows = task_loss.informative_rows(self.config, batch.support.rows)
+        rows = self.inner_rows(batch.support)
         last = 1 - weight * (self.config.steps - 1)
         for step in (steps := self.inner_steps(body)):
             state = self.descend(body, state, rows, [step])
             losses = losses + (last if step is steps[-1] else weight) * self.query_loss(body, state, batch)
-        return losses, state
+        return losses, self.final_state(state, batch.support)
+
+
+@dataclass(frozen=True)
+class MamlPlusPlus(MamlPlusPlusMethod, Maml):
+    """The learner that this module describes."""
+
+    config: MamlPlusPlusConfig = field(default_factory=MamlPlusPlusConfig)
+    progress: float = 1.0
+    name: ClassVar[str] = "maml-pp"
+    Config: ClassVar[type[MamlConfig]] = MamlPlusPlusConfig

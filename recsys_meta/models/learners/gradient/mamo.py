@@ -23,31 +23,28 @@ from torch.nn import functional
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.types import IntArray, Params, State, Support, TaskBatch
-from recsys_meta.models.learners.maml import task_loss
-from recsys_meta.models.learners.maml.inner_loop import entity_gradient
+from recsys_meta.models.learners.maml.gradient_learner import GradientLearner
 from recsys_meta.models.learners.maml.maml import Maml, MamlConfig
-from recsys_meta.models.protocols import ParamGroup
+from recsys_meta.models.protocols import ParamGroup, PredictorConfig
 
 
-class MamoConfig(MamlConfig):
-    """Configuration of `Mamo`."""
+class MamoSettings(PredictorConfig):
+    """Settings of the method."""
 
     slots: int = Field(default=8, ge=1, description="slots of the memories")
     bias: float = Field(default=0.1, gt=0, description="weight t of the remembered changes at the start; it is learned")
 
 
-@dataclass(frozen=True)
-class Mamo(Maml):
-    """The learner that this module describes."""
+class MamoConfig(MamoSettings, MamlConfig):
+    """Configuration of `Mamo`."""
 
-    config: MamoConfig = field(default_factory=MamoConfig)
-    name: ClassVar[str] = "mamo"
-    Config: ClassVar[type[MamlConfig]] = MamoConfig
+
+class MamoMethod(GradientLearner):
+    """The method that this module describes, for any network."""
 
     def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
         params = super().init(data, entities, generator)
-        body, slots = self.body(params), self.config.slots
-        width = len(body["first.entity"]) if self.config.hidden else body["vectors"].shape[1]
+        slots, width = self.config.slots, self.entity_width(params)
         return params | {
             "memory.features": torch.randn(slots, width, generator=generator) * self.config.scale,
             "memory.changes": torch.randn(slots, width, generator=generator) * 0.01,
@@ -79,10 +76,18 @@ class Mamo(Maml):
         with torch.no_grad():
             features = super().start_state(body, batch.support)["z"]
             attention = self._attention(body, features)
-            rows = task_loss.informative_rows(self.config, batch.support.rows)
-            start = self.start_state(body, batch.support)
-            change = entity_gradient(self.config, body, start, rows)
-        some = batch.support.rows.mask.any(1)
+            rows, start = self.inner_rows(batch.support), self.start_state(body, batch.support)
+            change = self.entity_gradient(body, start, rows)
+        some = rows.mask.any(1)
         to_features = (body["memory.features"] - features[:, None]).square().sum(2)
         to_changes = (body["memory.changes"] - change[:, None]).square().sum(2) * some[:, None]
         return (attention * (to_features + to_changes)).sum(1) / 2
+
+
+@dataclass(frozen=True)
+class Mamo(MamoMethod, Maml):
+    """The learner that this module describes."""
+
+    config: MamoConfig = field(default_factory=MamoConfig)
+    name: ClassVar[str] = "mamo"
+    Config: ClassVar[type[MamlConfig]] = MamoConfig

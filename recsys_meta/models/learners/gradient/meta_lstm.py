@@ -26,21 +26,15 @@ from recsys_meta.models.learners.gradient.coordinate_network import (
     init_coordinate_network,
     remember,
 )
-from recsys_meta.models.learners.maml import task_loss
-from recsys_meta.models.learners.maml.inner_loop import entity_gradient
+from recsys_meta.models.learners.maml.gradient_learner import GradientLearner
 from recsys_meta.models.learners.maml.maml import Maml, MamlConfig
 
 KEEP = 6.0
 """Logit of the forget gate at the start: nearly all is kept."""
 
 
-@dataclass(frozen=True)
-class MetaLstm(Maml):
-    """The learner that this module describes."""
-
-    config: CoordinateNetworkConfig = field(default_factory=CoordinateNetworkConfig)
-    name: ClassVar[str] = "meta-lstm"
-    Config: ClassVar[type[MamlConfig]] = CoordinateNetworkConfig
+class MetaLstmMethod(GradientLearner):
+    """The method that this module describes, for any network."""
 
     def init(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> Params:
         width = self.config.width
@@ -56,8 +50,8 @@ class MetaLstm(Maml):
         for _ in range(self.config.steps if rows.item.shape[1] else 0):
             with torch.no_grad():
                 at = state | {"z": z}
-                gradient = entity_gradient(self.config, body, at, rows)
-                loss = task_loss.inner_loss(self.config, body, at, rows)[:, None].expand_as(z)
+                gradient = self.entity_gradient(body, at, rows)
+                loss = self.inner_loss(body, at, rows)[:, None].expand_as(z)
             memory = remember(body, [gradient, loss], memory)
             gate = self._gates(body, memory, z, gate)
             step = body["rate.entity"].exp() * 2 * gate[..., 1] * gradient
@@ -69,3 +63,12 @@ class MetaLstm(Maml):
         weight, hidden = body["gates"], memory.hidden.view(*z.shape, -1)
         own = z[..., None] * weight[-2] + gate * weight[-1]
         return torch.sigmoid(hidden @ weight[:-2] + own + body["gates.bias"])
+
+
+@dataclass(frozen=True)
+class MetaLstm(MetaLstmMethod, Maml):
+    """The learner that this module describes."""
+
+    config: CoordinateNetworkConfig = field(default_factory=CoordinateNetworkConfig)
+    name: ClassVar[str] = "meta-lstm"
+    Config: ClassVar[type[MamlConfig]] = CoordinateNetworkConfig

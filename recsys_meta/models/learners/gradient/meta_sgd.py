@@ -14,25 +14,23 @@ from typing import ClassVar
 import torch
 
 from recsys_meta.core.types import Params
+from recsys_meta.models.learners.maml.gradient_learner import GradientLearner
 from recsys_meta.models.learners.maml.inner_step import InnerStep
 from recsys_meta.models.learners.maml.maml import Maml
 
 
-class MetaSgd(Maml):
-    """The learner that this module describes."""
-
-    name: ClassVar[str] = "meta-sgd"
+class MetaSgdMethod(GradientLearner):
+    """The method that this module describes, for any network."""
 
     def init_rates(self, params: Params) -> Params:
-        body, start = self.body(params), math.log(self.config.first_rate)
-        width = body["vectors"].shape[1]
-        shapes: dict[str, tuple[int, ...]]
-        shapes = {"rows": (width,), "entity": (len(body["first.entity"]) if self.config.hidden else width,)}
-        for part in self.config.parts:
-            if part.startswith("head."):
-                fan_in, fan_out = params[f"{part}.weight"].shape
-                shapes[part] = (fan_in + 1, fan_out)  # the bias last
-        return {f"rate.{part}": torch.full(shapes[part], start) for part in self.config.parts}
+        start = math.log(self.config.first_rate)
+        return {f"rate.{part}": torch.full(shape, start) for part, shape in self.part_shapes(params).items()}
 
     def inner_steps(self, body: Params) -> list[InnerStep]:
         return [InnerStep({part: body[f"rate.{part}"].exp() for part in self.config.parts})] * self.config.steps
+
+
+class MetaSgd(MetaSgdMethod, Maml):
+    """The learner that this module describes."""
+
+    name: ClassVar[str] = "meta-sgd"

@@ -10,14 +10,14 @@ The step does not depend on the support size: that is the method, and its weakne
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
+from torch.nn import functional
 
 from recsys_meta.core.dataset import Dataset
 from recsys_meta.core.schema import Objective
@@ -29,8 +29,10 @@ from recsys_meta.models.functional.losses import mean_over_tasks
 from recsys_meta.models.functional.regularization import dropout
 from recsys_meta.models.functional.row_selection import gather_selection, select_items, select_sampled
 from recsys_meta.models.functional.sampled_softmax import draw_negatives, init_negatives
+from recsys_meta.models.functional.task_layers import OwnLayer
 from recsys_meta.models.learners.maml import scorer, task_loss
-from recsys_meta.models.learners.maml.inner_loop import descend
+from recsys_meta.models.learners.maml.gradient_learner import GradientLearner
+from recsys_meta.models.learners.maml.inner_loop import LEAVES, descend, entity_gradient
 from recsys_meta.models.learners.maml.inner_step import InnerStep
 from recsys_meta.models.learners.maml.perceptron import layer_name, perceptron_of
 from recsys_meta.models.learners.maml.scorer import ScorerConfig
@@ -89,7 +91,7 @@ class MamlConfig(ScorerConfig):
 
 
 @dataclass(frozen=True)
-class Maml:
+class Maml(GradientLearner):
     """The learner that this module describes, for rankings, ratings and clicks."""
 
     config: MamlConfig = field(default_factory=MamlConfig)
@@ -106,17 +108,6 @@ class Maml:
         params |= self.init_rates(params)
         if config.objective == "ranking":
             params |= init_negatives(counts, config.negatives, generator)
-        return params
-
-    def init_rates(self, params: Params) -> Params:
-        """Logarithms of the inner rates before training, under "rate.": rates stay positive."""
-        return {f"rate.{name}": torch.tensor(math.log(self.config.first_rate)) for name in self.config.rates}
-
-    def training_state(self, data: Dataset, entities: IntArray, generator: torch.Generator) -> None:
-        """None: training needs nothing beside the parameters."""
-
-    def calibrate(self, params: Params, episodes: Sequence[TaskBatch]) -> Params:
-        """Return the parameters: nothing is chosen after training."""
         return params
 
     def is_frozen(self, key: str) -> bool:
@@ -138,43 +129,29 @@ class Maml:
         """Body from the parameters and the item vectors [C, V]."""
         return scorer.scorer_body(self.config, params, vectors, fixed_head=layer_name(0) not in self.config.parts)
 
-    def adapt(self, body: Params, support: Support) -> State:
-        """z [T, Z]; where the head adapts the leaves of its layers (`perceptron`); where item vectors adapt the items
-        of the support [T, S] and their changes [T, S, V].
-
-        Works with and without an outer graph, which is built only if a tensor of the body requires a gradient.
-        """
-        rows = task_loss.informative_rows(self.config, support.rows)
-        state = self.descend(body, self.start_state(body, support), rows)
-        # The first layer may have buffers z, and without a step the shared weights: leaves must not share memory.
-        if not support.rows.item.shape[1] or not self.config.steps:
-            return {key: value.clone() for key, value in state.items()}
-        return {key: value.clone() if key == "z" else value.contiguous() for key, value in state.items()}
-
-    def descend(
-        self, body: Params, state: State, rows: Interactions, steps: Sequence[InnerStep] | None = None
-    ) -> State:
-        """State after steps on rows [T, S], those of the method where none are given."""
-        outer = torch.is_grad_enabled() and any(v.requires_grad for v in body.values())
-        steps = self.inner_steps(body) if steps is None else steps
-        return descend(self.config, body, state, rows, steps, first_order=outer and self.config.order == 1)
-
-    def inner_steps(self, body: Params) -> list[InnerStep]:
-        """Steps of the inner loop, with the rates of all that they move."""
-        rates = {name: body[f"rate.{name}"].exp() for name in self.config.rates}
-        return [self.inner_step(body, rates)] * self.config.steps
-
     def inner_step(self, body: Params, rates: Mapping[str, Tensor]) -> InnerStep:
         """Step at the rates of groups or parts; that of entity vectors is [Z] where their last coordinate has its
         own."""
-        by_part = {part: rates[part if part in rates else part.partition(".")[0]] for part in self.config.parts}
-        if "entity" in by_part and "level" in rates:
-            width = body["vectors"].shape[1]
-            by_part["entity"] = torch.cat([rates["entity"].expand(width - 1), rates["level"][None]])
-        return InnerStep(by_part)
+        step = super().inner_step(body, rates)
+        if "entity" not in step.rates or "level" not in rates:
+            return step
+        width = body["vectors"].shape[1]
+        entity = torch.cat([rates["entity"].expand(width - 1), rates["level"][None]])
+        return step._replace(rates={**step.rates, "entity": entity})
+
+    def inner_rows(self, support: Support) -> Interactions:
+        return task_loss.informative_rows(self.config, support.rows)
+
+    def query_rows(self, batch: TaskBatch) -> Interactions:
+        return task_loss.informative_rows(self.config, batch.query)
+
+    def take_steps(
+        self, body: Params, state: State, rows: Interactions, steps: Sequence[InnerStep], *, first_order: bool
+    ) -> State:
+        return descend(self.config, body, state, rows, steps, first_order=first_order)
 
     def start_state(self, body: Params, support: Support) -> State:
-        """State before the first step."""
+        """z [T, Z] and, where item vectors adapt, the items of the support [T, S] and their changes [T, S, V]."""
         groups, state = self.config.groups, {"z": scorer.entity_vectors(self.config, body, support)}
         if "rows" in groups:
             item = support.rows.item * task_loss.informative_rows(self.config, support.rows).mask
@@ -184,6 +161,14 @@ class Maml:
             state["rows.change"] = body["vectors"].new_zeros(*item.shape, body["vectors"].shape[1])
         return state
 
+    def final_state(self, state: State, support: Support) -> State:
+        """z [T, Z]; where the head adapts the leaves of its layers (`perceptron`); where item vectors adapt the items
+        of the support [T, S] and their changes [T, S, V]."""
+        # The first layer may have buffers z, and without a step the shared weights: leaves must not share memory.
+        if not support.rows.item.shape[1] or not self.config.steps:
+            return {key: value.clone() for key, value in state.items()}
+        return {key: value.clone() if key == "z" else value.contiguous() for key, value in state.items()}
+
     def score(self, body: Params, state: State, rows: Interactions) -> Tensor:
         return task_loss.item_scores(self.config, body, state, rows.item)
 
@@ -191,7 +176,10 @@ class Maml:
         return task_loss.rank_catalogue(self.config, body, state)
 
     def support_loss(self, body: Params, state: State, support: Support) -> Tensor:
-        return task_loss.inner_loss(self.config, body, state, task_loss.informative_rows(self.config, support.rows))
+        return self.inner_loss(body, state, self.inner_rows(support))
+
+    def inner_loss(self, body: Params, state: State, rows: Interactions) -> Tensor:
+        return task_loss.inner_loss(self.config, body, state, rows)
 
     def select_rows(self, params: Params, batch: TaskBatch, generator: torch.Generator) -> RowSelection | None:
         """Rows that a step reads: those of the batch's items and of the negatives, which are drawn here. None for a
@@ -234,19 +222,68 @@ class Maml:
 
     def _query_loss(self, body: Params, batch: TaskBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
         losses, state = self.task_losses(body, batch)
-        every = task_loss.informative_rows(self.config, batch.whole.query)
+        every = self.query_rows(batch.whole)
         weight = every.counts.to(losses.dtype) ** self.config.size_weight * every.mask.any(1)
         return mean_over_tasks(losses, weight, batch.shard), self._adaptation_metrics(body, state, batch.support)
 
-    def task_losses(self, body: Params, batch: TaskBatch) -> tuple[Tensor, State]:
-        """Loss [T] of each task that the outer loop minimizes, and the tasks' states."""
-        state = self.adapt(body, batch.support)
-        return self.query_loss(body, state, batch), state
-
     def query_loss(self, body: Params, state: State, batch: TaskBatch) -> Tensor:
-        """Loss [T] of the query rows under a state."""
-        query = task_loss.informative_rows(self.config, batch.query)
-        return task_loss.inner_loss(self.config, body, state, query, batch.support.rows)
+        return task_loss.inner_loss(self.config, body, state, self.query_rows(batch), batch.support.rows)
+
+    def entity_gradient(self, body: Params, state: State, rows: Interactions) -> Tensor:
+        return entity_gradient(self.config, body, state, rows)
+
+    def entity_width(self, params: Params) -> int:
+        body = self.body(params)
+        return len(body["first.entity"]) if self.config.hidden else body["vectors"].shape[1]
+
+    def part_shapes(self, params: Params) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]]
+        shapes = {"rows": (self.body(params)["vectors"].shape[1],), "entity": (self.entity_width(params),)}
+        for part in self.config.parts:
+            if part.startswith("head."):
+                fan_in, fan_out = params[f"{part}.weight"].shape
+                shapes[part] = (fan_in + 1, fan_out)  # the bias last
+        return {part: shapes[part] for part in self.config.parts}
+
+    def own_leaves(self, body: Params, state: State) -> State:
+        names = [LEAVES[part] for part in self.config.parts if part in LEAVES]
+        own = {name: state[name] for name in names}
+        if "head" not in self.config.groups:
+            return own
+        layers = perceptron_of(body, state).spell_out().leaves()
+        return own | {k: v for k, v in layers.items() if not k.endswith((".inputs", ".deltas"))}
+
+    def adapted_pairs(self, body: Params, start: State, end: State) -> Iterator[tuple[Tensor, Tensor]]:
+        if "entity" in self.config.parts:
+            yield start["z"], end["z"]
+        if "rows" in self.config.parts:
+            vectors = functional.embedding(end["rows.item"], body["vectors"])
+            yield vectors, vectors + end["rows.change"]
+        if "head" in self.config.groups:
+            start_layers, end_layers = perceptron_of(body, {}), perceptron_of(body, end).spell_out()
+            for p, q in zip(start_layers.layers, end_layers.layers, strict=True):
+                if isinstance(q, OwnLayer):
+                    yield p.weight, q.weight
+                    yield from [(p.bias, q.bias)] if p.bias is not None and q.bias is not None else []
+
+    def with_constant_steps(self, body: Params, start: State, end: State) -> tuple[Params, State]:
+        names = {"head": ("head.", "first."), "rows": ("vectors",)}
+        own = tuple(name for group in self.config.groups for name in names.get(group, ()))
+        still = {k: v.detach() for k, v in body.items() if k.startswith(own)}
+        return body | still, end if "entity" in self.config.parts else end | {"z": start["z"]}
+
+    def row_width(self, body: Params) -> int:
+        return body["vectors"].shape[1] + 1
+
+    def row_inputs(self, body: Params, start: State, support: Support) -> tuple[Tensor, Tensor]:
+        """Vectors of the items and what the start leaves unexplained of the labels."""
+        rows = self.inner_rows(support)
+        residual = torch.ones_like(rows.label)
+        if self.config.objective != "ranking":
+            scores = task_loss.item_scores(self.config, body, {"z": start["z"]}, rows.item)
+            residual = rows.label - (torch.sigmoid(scores) if self.config.objective == "click" else scores)
+        e = functional.embedding(rows.item, body["vectors"])
+        return torch.cat([e, (residual * rows.mask)[:, :, None]], 2), task_loss.row_weights(rows, e.dtype)
 
     @torch.no_grad()
     def _adaptation_metrics(self, body: Params, state: State, support: Support) -> dict[str, Tensor]:
