@@ -103,10 +103,10 @@ def test_what_anil_and_boil_adapt(adapts, parts):
     case = case_of("din", "last")
     learner, params = changed(case, adapts=adapts)
     params |= learner.init_rates(params)
-    found = moved(learner, params, case.batch)
-    assert set(found) == {f"fast.{part}" for part in parts}
+    leaves = moved(learner, params, case.batch)
+    assert set(leaves) == {f"fast.{part}" for part in parts}
     may_move = has_targets(learner, case.batch)
-    assert all(tasks.any() and not (tasks & ~may_move).any() for tasks in found.values())
+    assert all(tasks.any() and not (tasks & ~may_move).any() for tasks in leaves.values())
     both = {*as_maml(learner, adapts="last").config.parts, *as_maml(learner, adapts="body").config.parts}
     assert both == set(as_maml(learner, adapts="all").config.parts)
 
@@ -115,8 +115,8 @@ def test_what_anil_and_boil_adapt(adapts, parts):
 def test_methods_of_the_entitys_vector_move_nothing_else(name):
     case = case_of(name, "entity")
     learner, params = changed(case)
-    found = moved(learner, params, case.batch)
-    assert set(found) == {"z"} and torch.equal(found["z"], has_targets(learner, case.batch))
+    leaves = moved(learner, params, case.batch)
+    assert set(leaves) == {"z"} and torch.equal(leaves["z"], has_targets(learner, case.batch))
 
 
 def test_cavia_moves_the_context_alone():

@@ -169,12 +169,12 @@ class Din(GradientLearner):
     def _row_loss(self, body: Params, state: State, rows: Interactions) -> Callable[[State], Tensor]:
         """Function from leaves of a state to the loss [T] of rows: what does not depend on them is computed once."""
         half = {k.removeprefix(HALF_PREFIX): v for k, v in state.items() if k.startswith(HALF_PREFIX)}
-        seen = half or state
-        choices = candidates.fixed_negatives(rows, seen["listed"], self.config.inner_negatives)
-        inputs = interest.ChoiceInputs.of(seen, rows, choices)
+        summary = half or state
+        choices = candidates.fixed_negatives(rows, summary["listed"], self.config.inner_negatives)
+        inputs = interest.ChoiceInputs.of(summary, rows, choices)
 
         def loss(leaves: State) -> Tensor:
-            at = seen | leaves
+            at = summary | leaves
             scores = interest.network_scores(self.config, _weights(body, at), at, rows, inputs)
             return candidates.choice_loss(scores, rows, choices)
 
@@ -251,18 +251,18 @@ class Din(GradientLearner):
         catalogue = batch.support.catalogue
         assert catalogue is not None, "start_state raises without a catalogue"
         choices = candidates.sample_negatives(batch, catalogue.mask, self.config.negatives, generator)
-        kept = interest.draw_kept_units(self.config, batch, choices, generator)
-        drawn = {CHOICES: choices} | {f"{KEPT_PREFIX}{i}": mask for i, mask in enumerate(kept)}
-        losses, state = self.task_losses(self.body(params) | drawn, batch)
+        masks = interest.draw_kept_units(self.config, batch, choices, generator)
+        draws = {CHOICES: choices} | {f"{KEPT_PREFIX}{i}": mask for i, mask in enumerate(masks)}
+        losses, state = self.task_losses(self.body(params) | draws, batch)
         metrics = self._adaptation_metrics(params, state, batch, choices) if self.config.parts else {}
         return mean_over_tasks(losses, batch.whole.query.mask.any(1), batch.shard), metrics
 
     def query_loss(self, body: Params, state: State, batch: TaskBatch) -> Tensor:
         """Loss [T] of the queries against the items that the meta-loss has drawn, with its dropout."""
         query, choices = batch.query, body[CHOICES]
-        kept = [body[f"{KEPT_PREFIX}{i}"] for i in range(len(self.config.hidden)) if f"{KEPT_PREFIX}{i}" in body]
+        masks = [body[f"{KEPT_PREFIX}{i}"] for i in range(len(self.config.hidden)) if f"{KEPT_PREFIX}{i}" in body]
         inputs = interest.ChoiceInputs.of(state, query, choices)
-        scores = interest.network_scores(self.config, _weights(body, state), state, query, inputs, kept)
+        scores = interest.network_scores(self.config, _weights(body, state), state, query, inputs, masks)
         return candidates.choice_loss(scores, query, choices)
 
     @torch.no_grad()

@@ -206,12 +206,12 @@ def draw_kept_units(
     if not config.dropout:
         return []
     rows = candidates.shape[1] * candidates.shape[2]
-    kept = []
+    masks = []
     for width in config.hidden:
         shape = (len(batch.whole.entity), rows, width)
         uniform = batch.own(torch.rand(shape, generator=generator, device=generator.device))
-        kept.append((uniform >= config.dropout).to(candidates.device))
-    return kept
+        masks.append((uniform >= config.dropout).to(candidates.device))
+    return masks
 
 
 def item_vectors(weights: Params, state: State) -> Tensor:
