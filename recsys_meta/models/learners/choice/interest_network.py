@@ -127,8 +127,8 @@ def entity_vectors(weights: Params, support: Support) -> Tensor:
 
 
 class ChoiceInputs(NamedTuple):
-    """What the network is told of some candidates [T, R, K] and does not depend on its weights: features [T, R, K, F]
-    of the candidates and [T, R, G] of the rows."""
+    """Inputs that do not depend on weights, for candidates [T, R, K]: features [T, R, K, F] of the candidates and
+    [T, R, G] of the rows."""
 
     candidates: Tensor
     features: Tensor

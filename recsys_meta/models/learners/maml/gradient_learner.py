@@ -95,7 +95,7 @@ class GradientLearner:
         raise NotImplementedError
 
     def final_state(self, state: State, support: Support) -> State:
-        """What an adapted entity keeps of a state; no two leaves share memory."""
+        """Leaves of a state that an adapted entity keeps; no two share memory."""
         raise NotImplementedError
 
     def inner_rows(self, support: Support) -> Interactions:
@@ -150,7 +150,7 @@ class GradientLearner:
         raise NotImplementedError
 
     def row_inputs(self, body: Params, start: State, support: Support) -> tuple[Tensor, Tensor]:
-        """What rows of a support tell before any step [T, S, V], and their weights [T, S] in a mean."""
+        """Inputs [T, S, V] from the rows of a support before any step, and their weights [T, S] in a mean."""
         raise NotImplementedError
 
 
