@@ -16,6 +16,7 @@ from pipelines.workspace import find_recipe, recipe_names
 from recsys_meta.inference.state_codec import dump_state
 from recsys_meta.models.learners import LEARNERS
 from recsys_meta.models.learners.maml.maml import MamlConfig
+from tests.fixtures.city_datasets import towns
 from tests.fixtures.simulated_datasets import dataset, ranking_world
 from tests.models.learners.cases import case_of
 
@@ -73,3 +74,11 @@ def test_all_learners_are_those_of_every_recipe_that_serves_the_objective(object
     assert served in names and others not in names and names[0] == "flagship"
     own = {n for n in recipe_names() if objective in LEARNERS[find_recipe(n).learner].objectives}
     assert own - set(FLAGSHIPS) == set(names) - {"flagship"} - set(LEARNERS.plugin_names)
+
+
+def test_a_data_set_of_choices_has_the_gradient_family():
+    names = learners_serving(towns(), every_learner())
+    family = {"maml", "alpha-maml", "anil", "boil", "meta-sgd", "maml-pp", "reptile", "imaml", "cavia", "hsml", "mamo",
+              "meta-lstm", "learned-optimizer"}  # fmt: skip
+    assert {f"{name}-choice" for name in family} | {"din", "maml-din", "haml", "chaml"} <= set(names)
+    assert not {"maml", "anil", "flagship-click"} & set(names)
