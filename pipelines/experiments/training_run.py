@@ -34,6 +34,7 @@ from pipelines.experiments.training_steps import (
     IsInterrupted,
     StepCallback,
     TrainingInterruption,
+    follow_steps,
     start_or_resume,
     train_steps,
 )
@@ -54,12 +55,9 @@ from recsys_meta.store.tracking import runs
 from recsys_meta.training.curricula import make_curriculum
 from recsys_meta.training.recipe import Recipe, recipe_of
 from recsys_meta.training.regularization_race import race_recipes
+from recsys_meta.training.shard_plan import shard_tables
 from recsys_meta.training.task_augmentation import check_augmentation
-from recsys_meta.training.trainer import (
-    TrainingRun,
-    fit,
-    task_pool,
-)
+from recsys_meta.training.trainer import TrainingRun, task_pool
 from recsys_meta.training.training_group import TrainingGroup
 from recsys_meta.training.warm_start import trained_part
 
@@ -232,9 +230,8 @@ def follow_run(workspace: Workspace, group: TrainingGroup) -> None:
     inputs = open_run_inputs(workspace, spec)
     with fixed_threads(spec.threads), interruption() as is_interrupted:
         run = start_or_resume(spec, inputs, None, group)
-        for step in fit(run, lambda _: 0.0):
-            if group.any(is_interrupted()):
-                raise TrainingInterruption(f"stopped at step {step.step} of {step.steps}")
+        shard_tables(run)
+        follow_steps(spec, run, is_interrupted)
 
 
 def _execute(
@@ -294,8 +291,9 @@ def _train(
     folder, data, split = spec.folder(workspace), inputs.data, inputs.split
     carried: list[str] = []
     run = start_or_resume(spec, inputs, folder, group, carried.append)
-    for line in carried:
-        tuned.notify(line)
+    for line in [*carried, shard_tables(run)]:
+        if line:
+            tuned.notify(line)
     learner, train_rows, resumed_at = run.learner, run.index, run.step
     start = time.perf_counter()
     criteria = (validation_of(learner, inputs, spec.recipe), training_criterion(learner, inputs, spec.recipe))

@@ -103,8 +103,10 @@ def train_steps(
     """
     folder, keep = spec.folder(workspace), spec.recipe.train.keep
     for step in fit(run, validate):
-        is_gap_due = step.valid is not None and (_validation_number(run, step) - 1) % GAP_EVERY == 0
-        _record(workspace, spec, step, validate_training(run.current_params()) if is_gap_due else None)
+        on_training = None
+        if _is_gap_due(run, step):
+            on_training = validate_training(run.whole_tables(run.current_params()))
+        _record(workspace, spec, step, on_training)
         if _due(spec.recipe, step):
             save_checkpoint(folder, to_checkpoint(run), keep)
         if report is not None:
@@ -113,6 +115,31 @@ def train_steps(
         if is_stopped:
             save_checkpoint(folder, to_checkpoint(run), keep)
             raise TrainingInterruption.of(spec, f"at step {step.step} of {step.steps}")
+
+
+def follow_steps(spec: RunSpec, run: TrainingRun, is_interrupted: IsInterrupted) -> None:
+    """Take part in the steps that the group's first process takes with `train_steps`. Where tables are sharded it is
+    sent this process's rows whenever it reads whole ones, after the last step too.
+
+    Raises TrainingInterruption after a signal to any process.
+    """
+    assert run.group is not None, "only a process of a group follows another"
+    is_sharded = run.shards is not None
+    for step in fit(run, lambda _: 0.0):
+        if is_sharded and _is_gap_due(run, step):
+            run.whole_tables(run.current_params())
+        if is_sharded and _due(spec.recipe, step):
+            to_checkpoint(run)
+        if run.group.any(is_interrupted()):
+            if is_sharded:
+                to_checkpoint(run)
+            raise TrainingInterruption(f"stopped at step {step.step} of {step.steps}")
+    if is_sharded:
+        run.best_params_or_last()
+
+
+def _is_gap_due(run: TrainingRun, step: TrainStep) -> bool:
+    return step.valid is not None and (_validation_number(run, step) - 1) % GAP_EVERY == 0
 
 
 def _validation_number(run: TrainingRun, step: TrainStep) -> int:

@@ -81,6 +81,12 @@ class TrainConfig(_RecipeSection):
     validate_entities: int = Field(default=400, ge=1, description="meta-validation entities looked at")
     checkpoint_every: int = Field(default=0, ge=0, description="steps between checkpoints; 0: each epoch")
     keep: int = Field(default=3, ge=1, description="checkpoints kept")
+    shard_above: int | None = Field(
+        default=None,
+        ge=0,
+        description="numbers (rows times width) above which several processes share a table, each holding some of its "
+        "rows; 0: never, none: by the memory of the machines",
+    )
 
 
 class CurriculumConfig(_RecipeSection):

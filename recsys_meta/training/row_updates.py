@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import Params
+from recsys_meta.training.table_shards import TableShards
 
 CURRENT = (1.0, 0.0, 1.0, 0.0, 0.0, 0.0)
 """P, Q, A, B, C and Q E of a row that is up to date."""
@@ -79,12 +80,14 @@ class RowHistory:
 class RowUpdates:
     """Updates of the rows of tables that steps select, beside an AdamW that takes the other steps.
 
-    The moments are the optimiser's own; averages are those of the weights by name, empty without any.
+    The moments are the optimiser's own; averages are those of the weights by name, empty without any. Of tables in
+    `shards` parameters, moments and averages have the rows of this process alone: it updates those, and reads all.
     """
 
-    def __init__(self, optimiser: torch.optim.AdamW, params: Params) -> None:
+    def __init__(self, optimiser: torch.optim.AdamW, params: Params, shards: TableShards | None = None) -> None:
         self._optimiser = optimiser
         self._params = params
+        self._shards = shards
         groups = {id(p): group for group in optimiser.param_groups for p in group["params"]}
         self._groups = {k: groups[id(v)] for k, v in params.items() if id(v) in groups}
         self.histories: dict[str, RowHistory] = {}
@@ -100,24 +103,26 @@ class RowUpdates:
             history = self.histories[key]
             if history.coefficients.shape[1] > LONGEST:
                 self._settle(key, averages)
-            self._catch_up(key, ids, averages)
-        return {k: self.histories[k].view(self._params[k])[ids].requires_grad_() for k, ids in rows.items()}
+            self._catch_up(key, self._locate(key, ids)[1], averages)
+        return {k: self._all_rows(k, ids).requires_grad_() for k, ids in rows.items()}
 
     @torch.no_grad()
     def step(self, rows: Mapping[str, Tensor], leaves: Params, averages: Params, decay: float | None) -> None:
         """Take a step on the rows that `read` returned, by the gradients of the leaves; `decay` is that of the average
         of the weights, None without one."""
-        for key, ids in rows.items():
+        for key, read in rows.items():
             state, group, history = self._state(key), self._groups[key], self.histories[key]
             (beta1, beta2), gradient = group["betas"], leaves[key].grad
-            gradient = torch.zeros_like(leaves[key]) if gradient is None else gradient
+            place, ids = self._locate(key, read)
+            before = leaves[key].detach()[place]
+            gradient = torch.zeros_like(before) if gradient is None else gradient[place]
             state["step"] += 1
             step = int(state["step"])
             first, second = history.view(state["exp_avg"]), history.view(state["exp_avg_sq"])
             mean = first[ids].lerp_(gradient, 1 - beta1)
             square = second[ids].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
             scale = (square.sqrt() / (1 - beta2**step) ** 0.5).add_(group["eps"])
-            values = leaves[key].detach() * (1 - group["lr"] * group["weight_decay"])
+            values = before * (1 - group["lr"] * group["weight_decay"])
             values.addcdiv_(mean, scale, value=-group["lr"] / (1 - beta1**step))
             history.view(self._params[key]).index_copy_(0, ids, values)
             first.index_copy_(0, ids, mean)
@@ -174,6 +179,20 @@ class RowUpdates:
                 "exp_avg_sq": torch.zeros_like(table),
             }
         return state
+
+    def _locate(self, key: str, ids: Tensor) -> tuple[Tensor | slice, Tensor]:
+        """Which of some rows of a table are in this process, and where they lie in it: all, except for a shard."""
+        if self._shards is None or key not in self._shards.shapes:
+            return slice(None), ids
+        return self._shards.locate(key, ids)
+
+    def _all_rows(self, key: str, ids: Tensor) -> Tensor:
+        """Rows of a table, those of other processes too."""
+        table = self.histories[key].view(self._params[key])
+        if self._shards is None or key not in self._shards.shapes:
+            return table[ids]
+        place, local = self._shards.locate(key, ids)
+        return self._shards.exchange(place, table[local], len(ids))
 
     def _settle(self, key: str, averages: Params) -> None:
         history = self.histories[key]

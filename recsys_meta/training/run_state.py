@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,13 +25,14 @@ from recsys_meta.training.checkpoint import Checkpoint
 from recsys_meta.training.curricula import Curriculum, HardnessLog
 from recsys_meta.training.recipe import Recipe, recipe_of
 from recsys_meta.training.row_updates import RowUpdates
+from recsys_meta.training.table_shards import TableShards
 from recsys_meta.training.training_group import TrainingGroup
 
 
 @dataclass
 class TrainingRun:
     """State of a training run between two steps. `validates_start`: what it starts from may be its best already, as
-    after a warm start."""
+    after a warm start. Of tables in `shards` every tensor has the rows of this process alone."""
 
     learner: Learner
     recipe: Recipe
@@ -54,8 +55,38 @@ class TrainingRun:
     rate_factor: float = 1.0
     validates_start: bool = False
 
+    shards: TableShards | None = field(default=None, init=False)
+
     def __post_init__(self) -> None:
         self.row_updates = RowUpdates(self.optimiser, self.params)
+
+    def keep_shards(self, shards: TableShards) -> None:
+        """Keep of sharded tables, of their moments, averages and best values the rows of this process alone."""
+        histories = self.row_updates.histories
+        for key in shards.shapes:
+            table = self.params[key]
+            part = shards.part(key, table.detach()).requires_grad_()
+            for group in self.optimiser.param_groups:
+                group["params"] = [part if p is table else p for p in group["params"]]
+            moments = self.optimiser.state.pop(table, {})
+            if moments:
+                self.optimiser.state[part] = {k: v if k == "step" else shards.part(key, v) for k, v in moments.items()}
+            self.params[key] = part
+            for params in (self.best_params, self.average_params):
+                if key in params:
+                    params[key] = shards.part(key, params[key])
+            if key in histories:
+                histories[key] = replace(histories[key], updated=shards.part(key, histories[key].updated))
+        self.shards = shards
+        self.row_updates = RowUpdates(self.optimiser, self.params, shards)
+        self.row_updates.histories = histories
+
+    def whole_tables(self, params: Params) -> Params:
+        """Parameters of this run with whole tables in the first process; in the others as they are. Where tables are
+        sharded all processes call it."""
+        if self.shards is None:
+            return params
+        return params | {k: self.shards.whole(k, params[k]) for k in self.shards.shapes}
 
     @property
     def epoch_steps(self) -> int:
@@ -73,7 +104,8 @@ class TrainingRun:
         return sorted(k for k in self.params if not self.learner.is_frozen(k))
 
     def current_params(self) -> Params:
-        """Parameters that validation looks at: the average of the weights where the recipe has one, else the last."""
+        """Parameters that validation looks at: the average of the weights where the recipe has one, else the last. Of
+        sharded tables they have the rows of this process, see `whole_tables`."""
         self.row_updates.settle(self.average_params)
         return {k: self.average_params.get(k, v).detach() for k, v in self.params.items()}
 
@@ -87,10 +119,11 @@ class TrainingRun:
         return self.step % (self.epoch_steps * train.validate_every) == 0
 
     def best_params_or_last(self) -> Params:
-        """Copy of the parameters that are best on meta-validation, or of the last ones without a validation."""
+        """Copy of the parameters that are best on meta-validation, or of the last ones without a validation. Whole in
+        the first process; where tables are sharded all processes call it."""
         self.row_updates.settle(self.average_params)
         best = self.best_params or {k: v for k, v in self.current_params().items() if k in set(self.trainable)}
-        return {k: best.get(k, v).detach().clone() for k, v in self.params.items()}
+        return self.whole_tables({k: best.get(k, v).detach().clone() for k, v in self.params.items()})
 
 
 def epoch_steps(recipe: Recipe, entities: int) -> int:
@@ -107,7 +140,11 @@ def all_steps(recipe: Recipe, entities: int) -> int:
 
 
 def to_checkpoint(run: TrainingRun) -> Checkpoint:
-    """Copy the state of a run, without the frozen parameters that `start_training` rebuilds from data and seed."""
+    """Copy the state of a run, without the frozen parameters that `start_training` rebuilds from data and seed.
+
+    Where tables are sharded all processes call it, and the first one's is that of the whole run: any number of
+    processes reads it.
+    """
     tensors: dict[str, Tensor] = {f"params/{k}": run.params[k] for k in run.trainable}
     tensors |= add_prefix("best", run.best_params)
     tensors |= add_prefix("average", run.average_params)
@@ -126,7 +163,20 @@ def to_checkpoint(run: TrainingRun) -> Checkpoint:
         "data": run.data.digest,
         "entities": _entities(run),
     }
-    return Checkpoint(run.step, {k: v.detach().clone() for k, v in tensors.items()}, counters)
+    whole = _whole_tensors(run, tensors)
+    return Checkpoint(run.step, {k: v.detach().clone() for k, v in tensors.items() if k not in whole} | whole, counters)
+
+
+def _whole_tensors(run: TrainingRun, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those tensors of a checkpoint that have rows of sharded tables, whole in the first process."""
+    if run.shards is None:
+        return {}
+    tables: dict[str, str] = {}
+    for key in run.shards.shapes:
+        number = run.trainable.index(key)
+        names = [f"params/{key}", f"best/{key}", f"average/{key}", f"rows/{key}/updated"]
+        tables |= dict.fromkeys([*names, f"adam/{number}/exp_avg", f"adam/{number}/exp_avg_sq"], key)
+    return {name: run.shards.whole(key, tensors[name].detach()) for name, key in tables.items() if name in tensors}
 
 
 def _entities(run: TrainingRun) -> str:

@@ -225,17 +225,21 @@ def _take_step(run: TrainingRun, batch: TaskBatch) -> tuple[float, float, Mappin
         learner = learner.at_progress(run.step / run.steps)
     selection = None
     if isinstance(learner, RowLearner):
-        selection = learner.select_rows(run.params, batch, run.generator)
+        shapes = {} if run.shards is None else run.shards.placeholders()
+        selection = learner.select_rows(run.params | shapes, batch, run.generator)
     selected = {} if selection is None else selection.rows
+    if run.shards is not None:
+        # A step that reads the whole of a sharded table reads all of its rows.
+        selected = {k: run.shards.all_ids(k) for k in run.shards.shapes} | dict(selected)
     rows.settle(run.average_params, but=selected)
     columns = frozenset[str]() if selection is None else selection.columns
     leaves = rows.read(selected, run.average_params, columns)
     run.optimiser.zero_grad(set_to_none=True)
     part = _own_part(run, batch if selection is None else selection.batch)
+    tables = {k: v.T if k in columns else v for k, v in leaves.items()}
     if selection is None or not isinstance(learner, RowLearner):
-        loss, figures = learner.meta_loss(run.params, part, run.training_state, run.generator)
+        loss, figures = learner.meta_loss(run.params | tables, part, run.training_state, run.generator)
     else:
-        tables = {k: v.T if k in columns else v for k, v in leaves.items()}
         params = run.params | selection.params | tables
         loss, figures = learner.row_loss(params, part, run.training_state, run.generator)
     figures = dict(figures)
@@ -285,7 +289,8 @@ def _run_validation(run: TrainingRun, validate: Validate) -> float:
         value = validate(current)
     else:
         run.group.check_generator(run.generator)
-        value = run.group.first_value(lambda: validate(current))
+        whole = run.whole_tables(current)
+        value = run.group.first_value(lambda: validate(whole))
     if not math.isfinite(value):
         run.stop_reason = "no number from meta-validation"
     elif value > run.best:

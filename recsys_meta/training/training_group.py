@@ -93,6 +93,24 @@ class TrainingGroup:
             dist.all_reduce(count)
         return bool(count > 0)
 
+    def sum_tensor(self, values: Tensor) -> Tensor:
+        """Add up a tensor over all processes, in place, and return it."""
+        with _collective():
+            dist.all_reduce(values)
+        return values
+
+    def first_sum(self, values: Tensor) -> None:
+        """Add up a tensor over all processes, in place, in process 0; those of the others are not to be used again."""
+        with _collective():
+            dist.reduce(values, 0)
+
+    def smallest(self, value: float) -> float:
+        """Smallest of the numbers that the processes have."""
+        number = torch.tensor([value], dtype=torch.float64)
+        with _collective():
+            dist.all_reduce(number, dist.ReduceOp.MIN)
+        return float(number)
+
     def first_params(self, params: Params) -> None:
         """Overwrite numbers by those of process 0: machines may differ in the last bits of what they compute."""
         with torch.no_grad():

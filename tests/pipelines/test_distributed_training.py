@@ -95,6 +95,17 @@ def test_a_killed_process_leaves_a_checkpoint_that_one_process_resumes(command, 
     assert_same_result(resumed, alone)
 
 
+def test_tables_that_two_processes_share_make_the_bundle_of_one(command):
+    """Validated, saved, stopped early or not, calibrated and bundled with tables that neither of them has whole."""
+    settings = ("train.most_steps=9", "train.validate_steps=3", "train.checkpoint_every=2", "train.tasks=2")
+    settings += ("config.negatives=8", "episodes.max_shots=5", "episodes.max_query=5", "train.average=0.9")
+    words = [*WORDS, *(word for s in (*settings, "train.shard_above=300") for word in ("--set", s))]
+    code, out, err = finish(launch(command.home, *words, "--json"))
+    assert code == 0, err
+    assert err.count("sharded by hash of rows over 2 processes") == 1 and "item (" in err
+    assert_same_result(json.loads(out), command.json(*words))
+
+
 def second_process(launcher: int) -> int:
     """Process number 1 of those that a launcher has started."""
     for place in Path("/proc").glob("[0-9]*"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -32,9 +33,9 @@ class GroupNursery:
             cwd=ROOT,
         )
 
-    def train(self, folder: Path, processes: int, kill_at: int = 0) -> list[int]:
+    def train(self, folder: Path, processes: int, kill_at: int = 0, shard_above: int = 0) -> list[int]:
         """How each of so many processes ended: its exit status, or -9 when it was killed."""
-        self._process.stdin.write(f"{folder} {processes} {kill_at}\n")
+        self._process.stdin.write(f"{folder} {processes} {kill_at} {shard_above}\n")
         self._process.stdin.flush()
         return [int(code) for code in self._process.stdout.readline().split()]
 
@@ -56,6 +57,14 @@ def alone(nursery, tmp_path_factory):
     """State at the end of a run of a single process."""
     folder = tmp_path_factory.mktemp("alone")
     assert nursery.train(folder, 1) == [0]
+    return load_file(folder / "final.safetensors")
+
+
+@pytest.fixture(scope="module")
+def alone_on_rankings(nursery, tmp_path_factory):
+    """The same of the run whose tables several processes share."""
+    folder = tmp_path_factory.mktemp("rankings")
+    assert nursery.train(folder, 1, shard_above=800) == [0]
     return load_file(folder / "final.safetensors")
 
 
@@ -88,6 +97,29 @@ def test_a_killed_process_ends_the_run_and_another_number_of_processes_resumes_i
     assert last_checkpoint(tmp_path).step == 5
     assert nursery.train(tmp_path, processes) == [0] * processes
     assert_same_run(tmp_path, alone, since=5)
+
+
+@pytest.mark.slow
+def test_processes_that_share_tables_end_with_the_weights_of_one(nursery, alone_on_rankings, tmp_path):
+    """Each has some of the rows and of their moments, and none twice; small tables are whole in both."""
+    assert nursery.train(tmp_path, 2, shard_above=800) == [0, 0]
+    assert_same_run(tmp_path, alone_on_rankings)
+    held = [json.loads((tmp_path / f"held-{rank}.json").read_text()) for rank in range(2)]
+    for name in ("values", "exp_avg", "exp_avg_sq"):
+        numbers = [each[name] for each in held]
+        assert sum(numbers) == 402 * 4 and max(numbers) < 0.6 * 402 * 4
+    assert [each["said"] for each in held] == ["item (402 x 4): sharded by hash of rows over 2 processes"] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
+def test_another_number_of_processes_resumes_a_run_with_shared_tables(
+    nursery, alone_on_rankings, tmp_path, first, then
+):
+    assert nursery.train(tmp_path, first, kill_at=5, shard_above=800)[-1] == -signal.SIGKILL
+    assert last_checkpoint(tmp_path).step == 5
+    assert nursery.train(tmp_path, then, shard_above=800) == [0] * then
+    assert_same_run(tmp_path, alone_on_rankings, since=5)
 
 
 def test_a_group_of_more_processes_than_tasks_ends_before_the_first_step(nursery, tmp_path):
