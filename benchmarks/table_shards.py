@@ -5,7 +5,7 @@
 
 takes steps of second-order MAML on random ratings, validates once, and prints for each process the bytes of values,
 moments, averages and best values that it holds, its resident memory then, at its peak, and seconds of processor time a
-step. The peak is before the first step, when every process still has the whole table that it shares out.
+step.
 """
 
 from __future__ import annotations

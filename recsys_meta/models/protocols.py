@@ -211,7 +211,7 @@ class RowLearner(Protocol):
 
     def select_rows(self, params: Params, batch: TaskBatch, generator: torch.Generator) -> RowSelection | None:
         """Select the rows that a step on the batch reads; None where it reads whole tables. What the step draws beside
-        dropout is drawn here."""
+        dropout is drawn here. Of trained tables only shapes may be read: several processes may share their rows."""
 
     def row_loss(
         self, params: Params, batch: TaskBatch, training_state: Any, generator: torch.Generator
