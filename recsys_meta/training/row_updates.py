@@ -181,7 +181,7 @@ class RowUpdates:
         return state
 
     def _locate(self, key: str, ids: Tensor) -> tuple[Tensor | slice, Tensor]:
-        """Which of some rows of a table are in this process, and where they lie in it: all, except for a shard."""
+        """Positions among the ids of the rows that are in this process, and where they lie: all, except for a shard."""
         if self._shards is None or key not in self._shards.shapes:
             return slice(None), ids
         return self._shards.locate(key, ids)

@@ -1,4 +1,4 @@
-"""Which tables the processes of a training group share, each holding some of their rows with their moments.
+"""Choice of the tables that the processes of a training group share, each holding some rows with their moments.
 
 Those of which a step selects rows, beyond a size: `train.shard_above`, or by default what memory can hold whole.
 Smaller ones stay whole in every process, which saves a message for each.
@@ -81,6 +81,6 @@ def _row_tables(run: TrainingRun) -> Mapping[str, torch.Size]:
     selection = learner.select_rows(run.params, batch, generator)
     if selection is None:
         return {}
-    trained = set(run.trainable)
-    keys = sorted(k for k in selection.rows if k in trained and k not in selection.columns)
+    trainable = set(run.trainable)
+    keys = sorted(k for k in selection.rows if k in trainable and k not in selection.columns)
     return {k: run.params[k].shape for k in keys}

@@ -32,8 +32,9 @@ class TableShards:
     def __init__(self, group: TrainingGroup, shapes: Mapping[str, torch.Size]) -> None:
         self.group = group
         self.shapes = dict(shapes)
-        held = {n: _held_rows(n, group) for n in {shape[0] for shape in self.shapes.values()}}
-        self._held = {k: held[shape[0]] for k, shape in self.shapes.items()}
+        # Tables of the same length have the same rows here, and share the list of them.
+        by_length = {n: _own_ids(n, group) for n in {shape[0] for shape in self.shapes.values()}}
+        self._own_ids = {k: by_length[shape[0]] for k, shape in self.shapes.items()}
 
     def placeholders(self) -> Params:
         """Tensors of the whole tables' shapes without numbers."""
@@ -45,12 +46,12 @@ class TableShards:
 
     def part(self, key: str, whole: Tensor) -> Tensor:
         """Copy of the rows that this process holds of a tensor with a table's rows."""
-        return whole[self._held[key]]
+        return whole[self._own_ids[key]]
 
     def locate(self, key: str, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Positions among the ids, ascending, of the rows that this process holds, and where they lie in its part."""
         place = (row_owner(ids, self.group.size) == self.group.rank).nonzero().flatten()
-        return place, torch.searchsorted(self._held[key], ids[place])
+        return place, torch.searchsorted(self._own_ids[key], ids[place])
 
     def exchange(self, place: Tensor, rows: Tensor, count: int) -> Tensor:
         """All `count` rows of some ids, in every process, each of which gives those at the places that it holds."""
@@ -73,6 +74,6 @@ class TableShards:
         return part if every is None else every
 
 
-def _held_rows(rows: int, group: TrainingGroup) -> Tensor:
+def _own_ids(rows: int, group: TrainingGroup) -> Tensor:
     """Ids of the rows that a process holds of a table with so many, ascending."""
     return (row_owner(torch.arange(rows), group.size) == group.rank).nonzero().flatten()
