@@ -15,6 +15,7 @@ from recsys_meta.episodes.collate import episode_batch
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.models.protocols import Learner
 from recsys_meta.training.curricula import TaskDraw
+from recsys_meta.training.merged_adamw import MergedAdamW
 from recsys_meta.training.recipe import EpisodeConfig, TrainConfig
 
 
@@ -34,7 +35,8 @@ def build_optimizer(learner: Learner, params: Params, rate: float) -> torch.opti
     if not groups:
         raise ConfigError("the learner has no parameter to train")
     # The second moment decays faster than by default: runs are a few hundred steps long.
-    return torch.optim.AdamW(groups, betas=(0.9, 0.99))
+    # Fused and merged: else ten operations for each parameter, which for small ones cost more than the numbers.
+    return MergedAdamW(groups, betas=(0.9, 0.99), fused=True)
 
 
 def sample_batch(
