@@ -16,7 +16,9 @@ from torch.nn import functional
 from recsys_meta.core.dataset import Dataset, FeatureTable
 from recsys_meta.core.errors import ConfigError
 from recsys_meta.core.feature_tensors import lookup_rows
-from recsys_meta.core.types import PAD, UNKNOWN, IntArray, Params
+from recsys_meta.core.types import FIRST, PAD, UNKNOWN, IntArray, Params
+from recsys_meta.models.functional.field_means import field_means, first_values
+from recsys_meta.models.functional.host_reads import is_readable
 from recsys_meta.models.functional.interpolation import encode_numbers, quantile_knots
 
 QUANTILES = 10
@@ -63,7 +65,15 @@ def embed_fields(params: Mapping[str, Tensor], prefix: str, features: Mapping[st
     By name, because neither a file of parameters nor a caller preserves the order of fields. An empty field is a zero
     vector; ids beyond the table count as unknown.
     """
-    joined = _joined_fields(params, prefix, features)
+    return [vector for fields in stack_fields(params, prefix, features) for vector in fields.unbind(1)]
+
+
+def stack_fields(params: Mapping[str, Tensor], prefix: str, features: Mapping[str, Tensor]) -> list[Tensor]:
+    """The vectors of `embed_fields` in one tensor [T, F, D]; none without a field."""
+    names, means = _joined_fields(params, prefix, features)
+    if not features or len(names) == len(features):
+        return [means] if features else []
+    joined = dict(zip(names, means.unbind(1), strict=True)) if names else {}
     vectors = []
     for name, value in sorted(features.items()):
         key = f"{prefix}.{name}"
@@ -74,24 +84,26 @@ def embed_fields(params: Mapping[str, Tensor], prefix: str, features: Mapping[st
         else:
             table = params[key]
             vectors.append(functional.embedding_bag(_known(value, table), table, mode="mean", padding_idx=PAD))
-    return vectors
+    return [torch.stack(vectors, 1)]
 
 
-def _joined_fields(params: Mapping[str, Tensor], prefix: str, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Vectors [T, D] of the fields of one value whose tables are no larger than the rows, by one gather from all of
-    them: of many small tables the operations cost more than the numbers."""
-    tables = {k: params[f"{prefix}.{k}"] for k, v in features.items() if v.dim() == 2 and v.shape[1] == 1}
-    tables = {k: table for k, table in tables.items() if len(table) <= len(features[k])}
+def _joined_fields(
+    params: Mapping[str, Tensor], prefix: str, features: Mapping[str, Tensor]
+) -> tuple[list[str], Tensor]:
+    """Names, in order, of the fields whose tables are no larger than what is read of them, and their vectors [T, F, D],
+    made together: of many small tables the operations cost more than the numbers. On an accelerator these are the
+    fields of one value: how many values others have would have to be read back."""
+    ids = {k: v for k, v in sorted(features.items()) if not v.is_floating_point()}
+    # Tables of selected rows have the reserved ones beside those that are read.
+    tables = {k: params[f"{prefix}.{k}"] for k, v in ids.items() if len(params[f"{prefix}.{k}"]) <= v.numel() + FIRST}
+    on_host = all(is_readable(v) for v in ids.values())
+    if not on_host:
+        tables = {k: table for k, table in tables.items() if ids[k].shape[1] == 1}
     if len({table.shape[1:] for table in tables.values()}) != 1:
-        return {}
-    names, sizes = list(tables), [len(table) for table in tables.values()]
-    offset = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))], device=features[names[0]].device)
-    most = torch.tensor(sizes, device=offset.device)
-    ids = torch.cat([features[name] for name in names], 1)
-    table = torch.cat(list(tables.values())) if len(tables) > 1 else tables[names[0]]
-    rows = functional.embedding(torch.where(ids < most, ids, UNKNOWN) + offset, table)
-    rows = rows * (ids != PAD).to(table.dtype)[:, :, None]
-    return dict(zip(names, rows.unbind(1), strict=True))
+        return [], torch.empty(0)
+    columns = [ids[k] for k in tables]
+    means = first_values if all(v.shape[1] == 1 for v in columns) else field_means
+    return list(tables), means(list(tables.values()), columns)
 
 
 def _known(ids: Tensor, table: Tensor) -> Tensor:
