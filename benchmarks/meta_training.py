@@ -4,7 +4,8 @@
     LEARN2LEARN=../learn2learn python -m benchmarks.meta_training var/data/movielens-1m-ratings --json FILE
 
 A step is the meta-loss of 32 tasks of 20 support and 10 query rows and its gradient in every parameter; the decision
-layers adapt. Systems take turns, round after round, on the same batches in one process of one thread, after it was
+layers adapt and, in the case "rows too", the vectors of the entity and of the support's items with them.
+Systems take turns, round after round, on the same batches in one process of one thread, after it was
 asserted that loss and gradients are equal; figures are medians over the rounds, of tasks per second of processor time.
 The last case is a whole step, second order: tasks are drawn, and the optimizer moves all parameters.
 
@@ -34,7 +35,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -58,8 +59,15 @@ TASKS, SUPPORT, QUERY = 32, 20, 10
 DIMS, HIDDEN, RATE = 32, (64, 64), 0.05
 CHECKOUT = "LEARN2LEARN"
 """Name of the variable that names a checkout of learn2learn."""
-CASES = ((1, 2), (5, 2), (1, 1), (5, 1))
-"""Steps and order of each case."""
+Adapts = Literal["head", "all"]
+CASES: tuple[tuple[int, int, Adapts], ...] = (
+    (1, 2, "head"),
+    (5, 2, "head"),
+    (1, 1, "head"),
+    (5, 1, "head"),
+    (1, 2, "all"),
+)
+"""Steps and order of each case, and what adapts: the layers, or the vectors of entity and items too."""
 RTOL, ATOL = 1e-3, 1e-5
 OUTER_RATE = 1e-3
 
@@ -76,11 +84,13 @@ class BenchCase:
     batches: Sequence[TaskBatch]
 
 
-def make_case(data: Dataset, index: EventIndex, steps: int, order: int, batches: int) -> BenchCase:
+def make_case(
+    data: Dataset, index: EventIndex, steps: int, order: int, batches: int, adapts: Adapts = "head"
+) -> BenchCase:
     """MeLU's layers, adapted by so many steps of the given order, and batches of random tasks."""
     config = MamlConfig(
         objective="rating",
-        adapts="head",
+        adapts=adapts,
         order=2 if order == 2 else 1,
         steps=steps,
         dims=DIMS,
@@ -131,17 +141,39 @@ def each_inputs(params: Params, batch: TaskBatch) -> list[Tensor]:
     return [task_inputs(params, batch, slice(t, t + 1))[0] for t in range(TASKS)]
 
 
-class DecisionLayers(nn.Module):
-    """The decision layers as a module over the weights of the learner's parameters."""
+def own_vectors(batch: TaskBatch, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The vector of a task's entity [Z], those of its support's items [SUPPORT, V] and of its query's [QUERY, V], from
+    the inputs [SUPPORT + QUERY, in] of the layers."""
+    width = DIMS * len(batch.support.features)
+    return x[0, :width], x[:SUPPORT, width:], x[SUPPORT:, width:]
 
-    def __init__(self, params: Params) -> None:
+
+def join_inputs(z: Tensor, e: Tensor) -> Tensor:
+    """Inputs [R, in] of the layers for an entity z [Z] and items e [R, V]."""
+    return torch.cat([z.expand(len(e), -1), e], 1)
+
+
+VECTORS = ("z", "items")
+"""Parameters of a module of which each clone has those of its task: the vectors of its entity and of its support."""
+
+
+class DecisionLayers(nn.Module):
+    """The decision layers as a module over the weights of the learner's parameters; with VECTORS where these adapt."""
+
+    def __init__(self, params: Params, adapts_rows: bool = False) -> None:
         super().__init__()
+        if adapts_rows:
+            self.z, self.items = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
         for i in range(len(HIDDEN) + 1):
             for part in ("weight", "bias"):
                 # In the memory of the learner's parameters, which an optimizer may move.
                 setattr(self, f"{part}{i}", nn.Parameter(params[f"head.{i}.{part}"].detach()))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | None) -> Tensor:
+        """Scores [R] of inputs x [R, in]; with vectors that adapt x are those of items, None for the support's."""
+        if hasattr(self, "z"):
+            x = join_inputs(self.z, self.items if x is None else x)
+        assert x is not None, "of rows, where vectors do not adapt"
         for i in range(len(HIDDEN) + 1):
             x = x @ getattr(self, f"weight{i}") + getattr(self, f"bias{i}")
             x = torch.relu(x) if i < len(HIDDEN) else x
@@ -150,24 +182,28 @@ class DecisionLayers(nn.Module):
 
 def loop_step(case: BenchCase) -> MetaStep:
     """The loop by hand: fast weights of one task after another."""
-    steps, second = case.learner.config.steps, case.learner.config.order == 2
+    config = case.learner.config
+    steps, second, count = config.steps, config.order == 2, 2 * (len(HIDDEN) + 1)
 
     def forward(weights: Sequence[Tensor], x: Tensor) -> Tensor:
-        for i in range(0, len(weights), 2):
+        for i in range(0, count, 2):
             x = x @ weights[i] + weights[i + 1]
-            x = torch.relu(x) if i + 2 < len(weights) else x
+            x = torch.relu(x) if i + 2 < count else x
         return x.squeeze(-1)
 
     def meta_loss(params: Params, batch: TaskBatch) -> Tensor:
         shared = [params[f"head.{i}.{part}"] for i in range(len(HIDDEN) + 1) for part in ("weight", "bias")]
         total = torch.zeros(())
         for t, x in enumerate(each_inputs(params, batch)):
-            weights = [w.clone() for w in shared]
+            weights, (z, own, query) = [w.clone() for w in shared], own_vectors(batch, x)
+            weights += [z, own] if config.adapts == "all" else []
             for _ in range(steps):
-                loss = functional.mse_loss(forward(weights, x[:SUPPORT]), batch.support.rows.label[t])
+                inputs = join_inputs(*weights[count:]) if config.adapts == "all" else x[:SUPPORT]
+                loss = functional.mse_loss(forward(weights, inputs), batch.support.rows.label[t])
                 gradients = torch.autograd.grad(loss, weights, create_graph=second)
                 weights = [w - RATE * g for w, g in zip(weights, gradients, strict=True)]
-            total = total + functional.mse_loss(forward(weights, x[SUPPORT:]), batch.query.label[t])
+            inputs = join_inputs(weights[count], query) if config.adapts == "all" else x[SUPPORT:]
+            total = total + functional.mse_loss(forward(weights, inputs), batch.query.label[t])
         return total / TASKS
 
     return meta_loss
@@ -176,20 +212,26 @@ def loop_step(case: BenchCase) -> MetaStep:
 def learn2learn_step(case: BenchCase, maml: Any, inputs: Callable[[Params, TaskBatch], list[Tensor]]) -> MetaStep:
     """learn2learn's way: a clone for each task, `adapt` for each step. Its module has weights of its own, which are
     those of the case; their gradients are handed over to the case's parameters."""
-    module = DecisionLayers(case.params)
+    adapts_rows = case.learner.config.adapts == "all"
+    module = DecisionLayers(case.params, adapts_rows)
     algorithm = maml(module, lr=RATE, first_order=case.learner.config.order == 1)
     for name, weight in module.named_parameters():
-        key = f"head.{name[-1]}.{name[:-1]}"
-        _hand_over(weight, case.params[key])
+        if name not in VECTORS:
+            _hand_over(weight, case.params[f"head.{name[-1]}.{name[:-1]}"])
 
     def meta_loss(params: Params, batch: TaskBatch) -> Tensor:
         module.zero_grad(set_to_none=True)
         total = torch.zeros(())
         for t, x in enumerate(inputs(params, batch)):
-            learner = algorithm.clone()
+            learner, query = algorithm.clone(), x[SUPPORT:]
+            own: Tensor | None = x[:SUPPORT]
+            if adapts_rows:
+                z, items, query = own_vectors(batch, x)
+                learner.module._parameters |= dict(zip(VECTORS, (z, items), strict=True))
+                own = None
             for _ in range(case.learner.config.steps):
-                learner.adapt(functional.mse_loss(learner(x[:SUPPORT]), batch.support.rows.label[t]))
-            total = total + functional.mse_loss(learner(x[SUPPORT:]), batch.query.label[t])
+                learner.adapt(functional.mse_loss(learner(own), batch.support.rows.label[t]))
+            total = total + functional.mse_loss(learner(query), batch.query.label[t])
         return total / TASKS
 
     return meta_loss
@@ -328,14 +370,14 @@ def learner_training(data: Dataset, index: EventIndex) -> Iterator[float]:
     episodes = {"draw": "fixed", "max_shots": SUPPORT, "max_query": QUERY, "empty": 0.0, "order": "random"}
     train = {"tasks": TASKS, "most_steps": 10**6, "validate_steps": 10**6, "rate": OUTER_RATE}
     recipe = recipe_of({"name": "maml", "learner": "maml", "episodes": episodes, "train": train})
-    learner = make_case(data, index, *CASES[0], batches=0).learner
+    learner = make_case(data, index, steps=1, order=2, batches=0).learner
     run = start_training(learner, recipe, data, index, index.entities_with(SUPPORT + QUERY), seed=0)
     return (step.loss for step in fit(run, lambda params: 0.0))
 
 
 def loop_training(data: Dataset, index: EventIndex, make_step: Callable[[BenchCase], MetaStep]) -> Iterator[float]:
     """Losses of steps as others take them: tasks by the same sampler, AdamW over all parameters."""
-    case, entities = make_case(data, index, *CASES[0], batches=0), index.entities_with(SUPPORT + QUERY)
+    case, entities = make_case(data, index, steps=1, order=2, batches=0), index.entities_with(SUPPORT + QUERY)
     step, optimizer = make_step(case), build_optimizer(case.learner, case.params, OUTER_RATE)
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     while True:
@@ -369,16 +411,17 @@ def main() -> None:
     index, (maml, origin), (torchopt, version) = EventIndex.of(data), find_learn2learn(), find_torchopt()
     print(f"learn2learn: {origin}\ntorchopt: {version}", file=sys.stderr)
     rows: list[dict[str, Any]] = []
-    for steps, order in CASES:
-        case = make_case(data, index, steps, order, args.batches)
+    for steps, order, adapts in CASES:
+        case = make_case(data, index, steps, order, args.batches, adapts)
         systems = {"loop": loop_step(case), "recsys-meta": learner_step(case)}
         if maml is not None:
             systems["learn2learn"] = learn2learn_step(case, maml, each_inputs)
             systems["learn2learn-batched"] = learn2learn_step(case, maml, all_inputs)
-        if torchopt is not None and order == 2:
+        if torchopt is not None and order == 2 and adapts == "head":
             systems["torchopt"] = torchopt_step(case, torchopt, each_inputs)
         worst = assert_equal(case, systems)
         name = f"{steps} step{'s' if steps > 1 else ''}, {'second' if order == 2 else 'first'} order"
+        name += ", rows too" if adapts == "all" else ""
         print(f"{name}: gradients differ by {worst:.1e} at most", file=sys.stderr)
         rows += rows_of(name, measure(case, systems, args.rounds))
     rows += rows_of("whole step", measure_training(data, index, maml, args.rounds, args.batches))

@@ -17,15 +17,15 @@ class _RowProducts(Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
         ctx.save_for_backward(a, b)
-        return torch.bmm(a, b.transpose(1, 2))
+        return _row_products(a, b)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (gradient,), (a, b) = gradients, ctx.saved_tensors
         needs_a, needs_b = ctx.needs_input_grad
         return (
-            torch.bmm(gradient, b) if needs_a else None,
-            torch.bmm(gradient.transpose(1, 2), a) if needs_b else None,
+            products(gradient, b) if needs_a else None,
+            products(gradient.transpose(1, 2), a) if needs_b else None,
         )
 
 
@@ -34,7 +34,7 @@ class _ColumnProducts(Function):
     def forward(ctx: Any, base: Tensor, a: Tensor, b: Tensor) -> Tensor:
         ctx.save_for_backward(a, b)
         ctx.is_shared = base.dim() == 2
-        return torch.baddbmm(base.expand(len(a), *base.shape[-2:]), a.transpose(1, 2), b)
+        return _add_column_products(base, a, b)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -43,8 +43,8 @@ class _ColumnProducts(Function):
         base = gradient.sum(0) if ctx.is_shared else gradient
         return (
             base if needs_base else None,
-            torch.bmm(b, gradient.transpose(1, 2)) if needs_a else None,
-            torch.bmm(a, gradient) if needs_b else None,
+            _row_products(b, gradient) if needs_a else None,
+            products(a, gradient) if needs_b else None,
         )
 
 
@@ -53,7 +53,7 @@ def row_products(a: Tensor, b: Tensor) -> Tensor:
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
         product: Tensor = _RowProducts.apply(a, b)  # type: ignore[no-untyped-call]
         return product
-    return torch.bmm(a, b.transpose(1, 2))
+    return _row_products(a, b)
 
 
 def add_column_products(base: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -61,4 +61,27 @@ def add_column_products(base: Tensor, a: Tensor, b: Tensor) -> Tensor:
     if torch.is_grad_enabled() and (base.requires_grad or a.requires_grad or b.requires_grad):
         total: Tensor = _ColumnProducts.apply(base, a, b)  # type: ignore[no-untyped-call]
         return total
+    return _add_column_products(base, a, b)
+
+
+def products(a: Tensor, b: Tensor) -> Tensor:
+    """Products a b [T, M, N] of a [T, M, K] and b [T, K, N]."""
+    # One column or one inner dimension, as in a layer with one output: no library of matrix products is quick at it.
+    if b.shape[2] == 1:
+        return (a * b.transpose(1, 2)).sum(2, keepdim=True)
+    return a * b if a.shape[2] == 1 else torch.bmm(a, b)
+
+
+def add_products(base: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Base [T, M, N] or [T, 1, N] plus the products a b of a [T, M, K] and b [T, K, N]."""
+    return base + products(a, b) if 1 in (b.shape[2], a.shape[2]) else torch.baddbmm(base, a, b)
+
+
+def _row_products(a: Tensor, b: Tensor) -> Tensor:
+    return products(a, b.transpose(1, 2))
+
+
+def _add_column_products(base: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    if b.shape[2] == 1:
+        return base + (a * b).sum(1)[:, :, None]
     return torch.baddbmm(base.expand(len(a), *base.shape[-2:]), a.transpose(1, 2), b)

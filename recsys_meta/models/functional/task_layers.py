@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from recsys_meta.core.types import State
-from recsys_meta.models.functional.batched_products import add_column_products, row_products
+from recsys_meta.models.functional.batched_products import add_column_products, products, row_products
 
 
 class TaskLayer(Protocol):
@@ -170,7 +170,7 @@ class OwnLayer:
     origin: SharedLayer | None = None
 
     def apply(self, x: Tensor) -> Tensor:
-        product = x @ self.weight
+        product = products(x, self.weight) if self.weight.dim() == x.dim() == 3 else x @ self.weight
         return product if self.bias is None else product + self.bias[:, None]
 
     def backward(self, gradient: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from recsys_meta.models.functional.row_selection import gather_selection, select
 from recsys_meta.models.functional.sampled_softmax import draw_negatives, init_negatives
 from recsys_meta.models.functional.task_layers import OwnLayer
 from recsys_meta.models.learners.maml import scorer, task_loss
+from recsys_meta.models.learners.maml.adapted_scores import adapted_scores, has_written_out_gradient
 from recsys_meta.models.learners.maml.gradient_learner import GradientLearner
 from recsys_meta.models.learners.maml.inner_loop import LEAVES, descend, entity_gradient
 from recsys_meta.models.learners.maml.inner_step import InnerStep
@@ -225,6 +226,21 @@ class Maml(GradientLearner):
         every = self.query_rows(batch.whole)
         weight = every.counts.to(losses.dtype) ** self.config.size_weight * every.mask.any(1)
         return mean_over_tasks(losses, weight, batch.shard), self._adaptation_metrics(body, state, batch.support)
+
+    def task_losses(self, body: Params, batch: TaskBatch) -> tuple[Tensor, State]:
+        steps, rows = self.inner_steps(body), self.inner_rows(batch.support)
+        if self._has_own_parts or not has_written_out_gradient(self.config, body, rows, steps):
+            return super().task_losses(body, batch)
+        z, query = self.start_state(body, batch.support)["z"], self.query_rows(batch)
+        first_order = self.config.order == 1
+        scores, state = adapted_scores(self.config, body, z, rows, query.item, steps, first_order=first_order)
+        return task_loss.label_loss(self.config, scores, query), state
+
+    @property
+    def _has_own_parts(self) -> bool:
+        """True for a relative of MAML that adapts, or measures a query, in a way of its own."""
+        parts = ("adapt", "descend", "take_steps", "query_loss")
+        return any(getattr(type(self), name) is not getattr(Maml, name) for name in parts)
 
     def query_loss(self, body: Params, state: State, batch: TaskBatch) -> Tensor:
         return task_loss.inner_loss(self.config, body, state, self.query_rows(batch), batch.support.rows)

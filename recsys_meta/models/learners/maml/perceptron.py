@@ -74,7 +74,7 @@ class Perceptron:
         these are known from before; then the outputs are not read."""
         inputs = list(known) or [torch.relu(first)]
         for layer in self.upper[len(inputs) - 1 : -1]:
-            inputs.append(torch.relu(layer.apply(inputs[-1])))
+            inputs.append(torch.relu_(layer.apply(inputs[-1])))
         return ActivationTrace(self.upper[-1].apply(inputs[-1]).squeeze(-1), tuple(inputs))
 
     def backward(self, gradient: Tensor, trace: ActivationTrace, lowest: int = 0) -> LayerGradients:

@@ -23,11 +23,11 @@ from recsys_meta.core.schema import Objective
 from recsys_meta.core.types import FIRST, IntArray, Params, State, Support
 from recsys_meta.models.functional.embeddings import (
     catalogue_features,
-    embed_fields,
     init_embedding_bag,
     init_mlp,
     item_features,
     require_item_features,
+    stack_fields,
 )
 from recsys_meta.models.learners.maml.perceptron import perceptron_of
 from recsys_meta.models.protocols import PredictorConfig
@@ -99,8 +99,8 @@ def init_scorer(config: ScorerConfig, data: Dataset, entities: IntArray, base: T
 
 def item_vectors(config: ScorerConfig, params: Mapping[str, Tensor]) -> Tensor:
     """Vectors of the whole catalogue, [C, V], without the constant."""
-    id_vectors = [params["item"]] if config.item_id else []
-    return _combine(config, id_vectors + embed_fields(params, "items", catalogue_features(params)))
+    id_vectors = [params["item"][:, None]] if config.item_id else []
+    return _combine(config, id_vectors + stack_fields(params, "items", catalogue_features(params)))
 
 
 def scorer_body(config: ScorerConfig, params: Params, vectors: Tensor, *, fixed_head: bool) -> Params:
@@ -124,14 +124,14 @@ def scorer_body(config: ScorerConfig, params: Params, vectors: Tensor, *, fixed_
 
 def entity_vectors(config: ScorerConfig, body: Mapping[str, Tensor], support: Support) -> Tensor:
     """Initial vectors [T, Z] of T entities, from their features alone."""
-    start = [body["start"].expand(support.size, -1)] if "start" in body else []
-    return _combine(config, start + embed_fields(body, "entity", support.features))
+    start = [body["start"].expand(support.size, 1, -1)] if "start" in body else []
+    return _combine(config, start + stack_fields(body, "entity", support.features))
 
 
 def _combine(config: ScorerConfig, vectors: list[Tensor]) -> Tensor:
-    if config.combine == "concat":
-        return torch.cat(vectors, -1)
-    return torch.stack(vectors).sum(0) if len(vectors) > 1 else vectors[0]
+    """One vector [N, Z] from several, [N, F, D] each."""
+    joined = torch.cat(vectors, 1) if len(vectors) > 1 else vectors[0]
+    return joined.flatten(1) if config.combine == "concat" else joined.sum(1)
 
 
 def pair_scores(config: ScorerConfig, body: Params, state: State, e: Tensor) -> Tensor:

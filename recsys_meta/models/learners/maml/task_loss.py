@@ -76,14 +76,17 @@ def inner_loss(
             scores, rows = mask_support_items(scores, support.item * support.mask, rows)
         return softmax_loss(scores, rows)
     scores = item_scores(config, body, state, rows.item)
-    if config.objective == "rating":
-        return squared_error(scores, rows)
-    if config.objective == "click":
-        return logistic_loss(scores, rows)
+    if config.objective != "ranking":
+        return label_loss(config, scores, rows)
     negatives, log_q = body["negatives"], body["log_q"]
     negative_scores = shared_item_scores(config, body, state, negatives)
     row_log_q = log_q[rows.item].masked_fill(~rows.mask, 0.0)
     return sampled_softmax_loss(scores, negative_scores, rows, log_q[negatives], row_log_q)
+
+
+def label_loss(config: ScorerConfig, scores: Tensor, rows: Interactions) -> Tensor:
+    """Loss [T] of scores [T, R] of ratings or clicks."""
+    return squared_error(scores, rows) if config.objective == "rating" else logistic_loss(scores, rows)
 
 
 def score_gradient(
@@ -106,6 +109,14 @@ def score_gradient(
     margin = logits.logsumexp(1)[:, None] - scores + log_q[rows.item].masked_fill(~rows.mask, 0.0)
     error = torch.sigmoid(margin) * weight
     return -error, error.sum(1, keepdim=True) * torch.softmax(logits, 1)
+
+
+def score_curvature(config: ScorerConfig, weight: Tensor, scores: Tensor) -> Tensor:
+    """Second derivative [T, S] of the support loss in the scores of ratings or clicks [T, S]."""
+    if config.objective == "rating":
+        return 2 * weight
+    probability = torch.sigmoid(scores)
+    return probability * (1 - probability) * weight
 
 
 def row_losses(config: ScorerConfig, body: Params, state: State, rows: Interactions) -> Tensor:
