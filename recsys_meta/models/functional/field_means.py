@@ -63,7 +63,7 @@ def field_means(tables: Sequence[Tensor], ids: Sequence[Tensor]) -> Tensor:
 
 
 def first_values(tables: Sequence[Tensor], ids: Sequence[Tensor]) -> Tensor:
-    """Vectors [N, F, D] of `field_means` for fields of one value, ids [N, 1] each, on any device and without reading back."""
+    """Vectors [N, F, D] of `field_means` for fields of one value, ids [N, 1] each, on any device, nothing read back."""
     sizes = [len(table) for table in tables]
     offset = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))], device=ids[0].device)
     values = torch.cat(list(ids), 1)

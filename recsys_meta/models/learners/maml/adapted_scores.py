@@ -90,7 +90,7 @@ def adapted_scores(
 
 
 class _SupportPass(NamedTuple):
-    """Record of a step: its layers, the sum of the steps of the first layer before it [T, S, H] (None before the first),
+    """Record of a step: layers, the sum of the steps of the first layer before it [T, S, H] (None before the first),
     activations, and, times minus the rate, gradients and the loss's second derivative in the scores [T, S]."""
 
     network: Perceptron
