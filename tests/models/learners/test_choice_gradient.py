@@ -159,6 +159,9 @@ def test_the_outer_step_of_reptile_is_the_mean_difference():
         torch.testing.assert_close(-gradients[key], mean, rtol=1e-3, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
     assert not any(k.startswith("rate.") for k in gradients)
     assert any(k.startswith("context.") for k in gradients), "what no task adapts follows the query"
+    start = learner.start_state(params, case.batch.support)
+    _, mixture = learner.with_constant_steps(params, start, end)
+    assert mixture["kinds"] is start["kinds"] and mixture["fast.wide"] is end["fast.wide"]
 
 
 class _Unrolled(ImplicitMamlDin):
