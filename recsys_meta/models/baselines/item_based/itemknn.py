@@ -32,8 +32,9 @@ class ItemKNN(BaselineConfig):
     """Score of item i: sum over the support's items s of G_si / (n_s^(1-a) n_i^a + shrink), plus popularity.
 
     G counts co-occurrences, n occurrences; a = 1/2 is the shrunk cosine, a = 0 the conditional probability of i
-    given s. With more than MAX_DENSE_ITEMS items that training entities met, every item has the `neighbours` items
-    of the most co-occurrences per root of popularity instead of all.
+    given s. With more than MAX_DENSE_ITEMS items that training entities met, every item has the items of the most
+    co-occurrences per root of popularity instead of all: as many as fit in a table of MAX_DENSE_ITEMS squared, and
+    `neighbours` at least.
     """
 
     name: ClassVar[str] = "itemknn"
@@ -56,8 +57,9 @@ class ItemKNN(BaselineConfig):
         self.check_objective(data)
         rows = TrainingMatrix.of(data, entities)
         params = {"counts": rows.counts, "log_popularity": log_popularity(rows.counts)}
-        if int((rows.counts > 0).sum()) > MAX_DENSE_ITEMS:
-            near = cooccurring_items(rows.matrix, rows.counts.numpy(), self.neighbours)
+        if (met := int((rows.counts > 0).sum())) > MAX_DENSE_ITEMS:
+            width = max(self.neighbours, MAX_DENSE_ITEMS**2 // met)
+            near = cooccurring_items(rows.matrix, rows.counts.numpy(), width)
             return params | {"neighbour": near.neighbour.int(), "together": near.value}
         return params | rows.popular[1] | {"together": rows.cooccurrence.clone().fill_diagonal_(0)}
 

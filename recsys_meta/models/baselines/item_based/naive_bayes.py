@@ -34,7 +34,7 @@ class NaiveBayes(BaselineConfig):
 
     The ratio is log [strength / (n_i + strength)] + log [1 + G_si / (strength p(s))], whose second part is 0 where two
     items never occur together. So with more than MAX_DENSE_ITEMS items that training entities met, each has the second
-    part for the `neighbours` items of the most co-occurrences per root of popularity.
+    part for the items of the most co-occurrences per root of popularity, as many as ItemKNN has.
     """
 
     name: ClassVar[str] = "naive-bayes"
@@ -57,8 +57,9 @@ class NaiveBayes(BaselineConfig):
         log_popularity = torch.log1p(rows.counts)
         log_popularity[:FIRST] = 0
         frequency = (rows.counts / max(rows.matrix.shape[0], 1)).clamp(min=1e-12)
-        if int((rows.counts > 0).sum()) > MAX_DENSE_ITEMS:
-            near = cooccurring_items(rows.matrix, rows.counts.numpy(), self.neighbours)
+        if (met := int((rows.counts > 0).sum())) > MAX_DENSE_ITEMS:
+            width = max(self.neighbours, MAX_DENSE_ITEMS**2 // met)
+            near = cooccurring_items(rows.matrix, rows.counts.numpy(), width)
             lists = {"neighbour": near.neighbour.int(), "together": near.value, "counts": rows.counts}
             return lists | {"log_popularity": log_popularity, "share": frequency}
         _, positions = rows.popular
