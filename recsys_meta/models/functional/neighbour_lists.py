@@ -24,6 +24,9 @@ SAMPLED = 256
 """Items of which co-occurrences are counted to know how many pairs there are."""
 SEARCHED = 10
 """SciPy searches for an entry by bisection where it is asked for a tenth of all at once, else it walks through rows."""
+BLOCK_CELLS = 10_000_000
+"""Neighbours that are gathered at a time to be summed, 160 MB with their ids: long lists of many large supports would
+take gigabytes."""
 MOST_PAIRS = 100_000_000
 """Pairs of items whose co-occurrences are kept at once, about 800 MB."""
 
@@ -138,9 +141,13 @@ def sum_neighbours(neighbour: Tensor, value: Tensor, position: Tensor, weight: T
 
     The reserved ids score 0.
     """
-    tasks = len(position)
-    near, values = neighbour[position].long(), value[position] * weight[:, :, None]
-    scores = values.new_zeros(tasks, catalogue).scatter_add_(1, near.flatten(1), values.flatten(1))
+    tasks, size = position.shape
+    scores = value.new_zeros(tasks, catalogue)
+    block = max(1, BLOCK_CELLS // max(size * neighbour.shape[1], 1))
+    for start in range(0, tasks, block):
+        part = slice(start, start + block)
+        values = value[position[part]] * weight[part, :, None]
+        scores[part].scatter_add_(1, neighbour[position[part]].long().flatten(1), values.flatten(1))
     scores[:, :FIRST] = 0
     return scores
 

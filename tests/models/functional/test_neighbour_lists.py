@@ -114,3 +114,16 @@ def test_items_that_are_not_covered_add_nothing():
     )
     scores = sum_neighbours(table["neighbour"], table["weight"], position, weight, 8)
     assert scores[0].tolist() == [0, 0, 0, 0.5, 0, 0, 0.5, 0] and not scores[1].any()
+
+
+def test_sums_of_many_tasks_are_those_of_each(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    neighbour = torch.randint(2, 30, (30, 6), generator=generator, dtype=torch.int32)
+    value, weight = torch.rand(30, 6, generator=generator), torch.rand(7, 4, generator=generator)
+    position = torch.randint(2, 30, (7, 4), generator=generator)
+    expected = torch.cat([sum_neighbours(neighbour, value, position[[t]], weight[[t]], 30) for t in range(7)])
+    for cells in (1, 50, 10_000):
+        monkeypatch.setattr(neighbour_lists, "BLOCK_CELLS", cells)
+        assert torch.equal(sum_neighbours(neighbour, value, position, weight, 30), expected)
+    assert expected[:, 2:].any() and not expected[:, :2].any()
+    assert sum_neighbours(neighbour, value, position[:, :0], weight[:, :0], 30).shape == (7, 30)
