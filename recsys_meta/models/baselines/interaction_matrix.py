@@ -22,7 +22,7 @@ from recsys_meta.models.functional.item_similarity import (
     cooccurrence_counts,
     most_frequent_items,
 )
-from recsys_meta.models.functional.neighbour_lists import affordable_items
+from recsys_meta.models.functional.neighbour_lists import NeighbourLists, affordable_items, cooccurring_items
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,23 @@ class TrainingMatrix:
     def affordable(self) -> tuple[sp.csr_matrix, Params]:
         """Columns of as many of the most popular items as `affordable_items` finds; see `popular_item_columns`."""
         return popular_item_columns(self.matrix, affordable_items(self.matrix))
+
+    @property
+    def is_dense(self) -> bool:
+        """True where a dense item-item matrix covers all items that the entities met."""
+        return int((self.counts > 0).sum()) <= MAX_DENSE_ITEMS
+
+    def neighbours(self, least: int) -> NeighbourLists:
+        """Items of the most co-occurrences with each item, `least` or as many as make MAX_DENSE_ITEMS squared in all,
+        whichever are more. Baselines that ask for as many share one search."""
+        width = max(least, MAX_DENSE_ITEMS**2 // max(int((self.counts > 0).sum()), 1))
+        if width not in self._neighbours:
+            self._neighbours[width] = cooccurring_items(self.matrix, self.counts.numpy(), width)
+        return self._neighbours[width]
+
+    @cached_property
+    def _neighbours(self) -> dict[int, NeighbourLists]:
+        return {}
 
     @cached_property
     def cooccurrence(self) -> Tensor:

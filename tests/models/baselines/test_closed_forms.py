@@ -15,12 +15,12 @@ from recsys_meta.data import prepare, simulate_users
 from recsys_meta.episodes.event_index import EventIndex
 from recsys_meta.evaluation.cold_start import cold_start
 from recsys_meta.evaluation.curve import ColdStartCurve
-from recsys_meta.models.baselines import BASELINES, make_baseline
+from recsys_meta.models.baselines import BASELINES, interaction_matrix, make_baseline
 from recsys_meta.models.baselines.counting.bias_model import ItemMean
 from recsys_meta.models.baselines.counting.popularity import ItemPopularity
 from recsys_meta.models.baselines.counting.recent_popularity import RecentPopularity
 from recsys_meta.models.baselines.interaction_matrix import TrainingRows, popular_item_columns
-from recsys_meta.models.baselines.item_based import ease, itemknn, naive_bayes
+from recsys_meta.models.baselines.item_based import ease
 from recsys_meta.models.baselines.item_based.ease import Ease
 from recsys_meta.models.baselines.item_based.gaussian import GaussianPosterior
 from recsys_meta.models.baselines.item_based.item_scores import distinct_weights, mix_with_popularity
@@ -30,6 +30,7 @@ from recsys_meta.models.baselines.latent.bayesian_linear_regression import Bayes
 from recsys_meta.models.baselines.latent.content import ContentOnly
 from recsys_meta.models.baselines.latent.em_prior import learn_prior, residual_factors
 from recsys_meta.models.baselines.latent.ials import Ials, IalsPrior
+from recsys_meta.models.functional.neighbour_lists import cooccurring_items
 from tests.fixtures.simulated_datasets import dataset
 from tests.models.baselines.cases import make_small_baseline, rows, simulated_dataset, supports
 
@@ -172,7 +173,7 @@ def test_itemknn_is_the_shrunk_similarity(page, monkeypatch, power):
     predictor = ItemKNN(shrink=3.0, power=power, popularity=0.3)
     np.testing.assert_allclose(answer(predictor, page, [0, 3]), expected, rtol=1e-4)
     # A large catalogue keeps neighbours: with room for all of them nothing changes.
-    monkeypatch.setattr(itemknn, "MAX_DENSE_ITEMS", 0)
+    monkeypatch.setattr(interaction_matrix, "MAX_DENSE_ITEMS", 0)
     np.testing.assert_allclose(answer(predictor, page, [0, 3]), expected, rtol=1e-4)
     few = predictor.model_copy(update={"neighbours": 1})
     assert not np.allclose(answer(few, page, [0, 3]), expected)
@@ -183,10 +184,26 @@ def test_naive_bayes_of_a_large_catalogue_is_the_same_as_long_as_no_pair_is_cut(
     predictor = NaiveBayes(strength=2.0, trust=0.7)
     unmet = [i for i in range(5) if i not in items]  # a dense matrix leaves the support's own items as they are
     expected = answer(predictor, page, items)[unmet]
-    monkeypatch.setattr(naive_bayes, "MAX_DENSE_ITEMS", 0)
+    monkeypatch.setattr(interaction_matrix, "MAX_DENSE_ITEMS", 0)
     np.testing.assert_allclose(answer(predictor, page, items)[unmet], expected, rtol=1e-4)
     few = predictor.model_copy(update={"neighbours": 1})
     assert not np.allclose(answer(few, page, items)[unmet], expected)
+
+
+def test_baselines_of_a_large_catalogue_share_one_search_for_neighbours(monkeypatch):
+    data, searches = simulated_dataset(items=30, entities=80), []
+
+    def search(*arguments):
+        searches.append(arguments)
+        return cooccurring_items(*arguments)
+
+    monkeypatch.setattr(interaction_matrix, "MAX_DENSE_ITEMS", 12)
+    monkeypatch.setattr(interaction_matrix, "cooccurring_items", search)
+    for predictor in (ItemKNN(neighbours=2), NaiveBayes(neighbours=2), ItemKNN(neighbours=2, shrink=1.0)):
+        fitted = predictor.fit(data, np.arange(60))
+    met = int((fitted["counts"] > 0).sum())
+    assert len(searches) == 1 and fitted["neighbour"].shape[1] == max(2, 144 // met)
+    assert ItemKNN(neighbours=20).fit(data, np.arange(60))["neighbour"].shape[1] == 20
 
 
 @pytest.mark.parametrize("name", BY_POPULARITY)

@@ -23,8 +23,8 @@ from recsys_meta.models.baselines.item_based.item_scores import (
     mix_with_popularity,
     scatter_scores,
 )
-from recsys_meta.models.functional.item_similarity import MAX_DENSE_ITEMS, normalize_cooccurrence
-from recsys_meta.models.functional.neighbour_lists import cooccurring_items, sum_neighbours
+from recsys_meta.models.functional.item_similarity import normalize_cooccurrence
+from recsys_meta.models.functional.neighbour_lists import sum_neighbours
 from recsys_meta.models.protocols import EvidenceMixture
 
 
@@ -57,9 +57,8 @@ class ItemKNN(BaselineConfig):
         self.check_objective(data)
         rows = TrainingMatrix.of(data, entities)
         params = {"counts": rows.counts, "log_popularity": log_popularity(rows.counts)}
-        if (met := int((rows.counts > 0).sum())) > MAX_DENSE_ITEMS:
-            width = max(self.neighbours, MAX_DENSE_ITEMS**2 // met)
-            near = cooccurring_items(rows.matrix, rows.counts.numpy(), width)
+        if not rows.is_dense:
+            near = rows.neighbours(self.neighbours)
             return params | {"neighbour": near.neighbour.int(), "together": near.value}
         return params | rows.popular[1] | {"together": rows.cooccurrence.clone().fill_diagonal_(0)}
 

@@ -20,8 +20,7 @@ from recsys_meta.models.baselines.item_based.item_scores import (
     locate_support,
     scatter_scores,
 )
-from recsys_meta.models.functional.item_similarity import MAX_DENSE_ITEMS
-from recsys_meta.models.functional.neighbour_lists import cooccurring_items, sum_neighbours
+from recsys_meta.models.functional.neighbour_lists import sum_neighbours
 from recsys_meta.models.protocols import EvidenceMixture
 
 
@@ -57,9 +56,8 @@ class NaiveBayes(BaselineConfig):
         log_popularity = torch.log1p(rows.counts)
         log_popularity[:FIRST] = 0
         frequency = (rows.counts / max(rows.matrix.shape[0], 1)).clamp(min=1e-12)
-        if (met := int((rows.counts > 0).sum())) > MAX_DENSE_ITEMS:
-            width = max(self.neighbours, MAX_DENSE_ITEMS**2 // met)
-            near = cooccurring_items(rows.matrix, rows.counts.numpy(), width)
+        if not rows.is_dense:
+            near = rows.neighbours(self.neighbours)
             lists = {"neighbour": near.neighbour.int(), "together": near.value, "counts": rows.counts}
             return lists | {"log_popularity": log_popularity, "share": frequency}
         _, positions = rows.popular
